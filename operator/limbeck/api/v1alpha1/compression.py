@@ -1,0 +1,130 @@
+"""Settings of the methods that make a trained model smaller: pruning, low rank, quantization."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, model_validator
+
+from limbeck.api.fields import ApiModel, KeptPercent, LayerPattern, Percent, rule, with_rules
+
+LayerPatterns = Annotated[list[LayerPattern], Field(max_length=64)]
+CalibrationSamples = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Granularity(StrEnum):
+    """What pruning removes at a time."""
+
+    UNSTRUCTURED = "Unstructured"
+    TWO_FOUR = "TwoFour"
+    STRUCTURED = "Structured"
+
+
+class Criterion(StrEnum):
+    """How pruning ranks what it may remove."""
+
+    L1 = "L1"
+    L2 = "L2"
+    TAYLOR = "Taylor"
+    FISHER = "Fisher"
+    WANDA = "Wanda"
+    RANDOM = "Random"
+
+
+class Prune(ApiModel):
+    """Remove weights, channels, heads or layers, and keep a record of what went."""
+
+    method: Criterion = Field(Criterion.TAYLOR, description="How weights are ranked, e.g. Taylor.")
+    granularity: Granularity = Field(Granularity.STRUCTURED, description="What is removed, e.g. Structured.")
+    sparsity_percent: Annotated[int, Field(ge=1, le=99)] = Field(
+        description="Share that is removed, e.g. 30."
+    )
+    rounds: Annotated[int, Field(ge=1, le=32)] = Field(
+        1, description="Rounds in which it is removed; at most a third a round recovers well, e.g. 2."
+    )
+    ignore: LayerPatterns = Field(
+        default_factory=list, description="Layers that stay whole, shell patterns, e.g. [text.embeddings.*]."
+    )
+    calibration_samples: CalibrationSamples = Field(
+        512, description="Samples for criteria that need data, e.g. 512."
+    )
+
+
+class LowRank(ApiModel):
+    """Replace a weight matrix by the product of two thin ones (truncated SVD)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "(has(self.rank) ? 1 : 0) + (has(self.energyPercent) ? 1 : 0) + "
+                "(has(self.parameterPercent) ? 1 : 0) == 1",
+                "`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`; keep one",
+            )
+        )
+    )
+
+    rank: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        None, description="Rank of every factorised layer, e.g. 64."
+    )
+    energy_percent: KeptPercent | None = Field(
+        None, description="Share of the squared singular values that is kept, e.g. 95."
+    )
+    parameter_percent: KeptPercent | None = Field(
+        None, description="Share of the layers' parameters that is kept, e.g. 50."
+    )
+    data_aware: bool = Field(True, description="Weigh the error by the layer's real inputs, e.g. true.")
+    layers: LayerPatterns = Field(default_factory=list, description="Layers, shell patterns; empty = all.")
+    calibration_samples: CalibrationSamples = Field(512, description="Samples for the weighing, e.g. 512.")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> LowRank:
+        given = [self.rank, self.energy_percent, self.parameter_percent]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError(
+                "`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`; keep one"
+            )
+        return self
+
+
+class Scheme(StrEnum):
+    """Number format of the weights."""
+
+    INT8 = "Int8"
+    INT4 = "Int4"
+    FLOAT8 = "Float8"
+
+
+class Activations(StrEnum):
+    """How activations are quantized: not at all, by each input's own range, or by calibrated ranges."""
+
+    NONE = "None"
+    DYNAMIC = "Dynamic"
+    STATIC = "Static"
+
+
+class Calibration(StrEnum):
+    """How a static range is chosen from what was seen."""
+
+    MIN_MAX = "MinMax"
+    PERCENTILE = "Percentile"
+    MSE = "MSE"
+
+
+class Quantize(ApiModel):
+    """Store weights, and compute activations, in fewer bits."""
+
+    scheme: Scheme = Field(Scheme.INT8, description="Number format of the weights, e.g. Int8.")
+    activations: Activations = Field(
+        Activations.DYNAMIC, description="How activations are quantized, e.g. Static."
+    )
+    calibration: Calibration = Field(Calibration.MIN_MAX, description="How static ranges are chosen, e.g. MSE.")
+    calibration_samples: CalibrationSamples = Field(512, description="Samples for static ranges, e.g. 512.")
+    aware: bool = Field(False, description="Train with rounding in the loop before converting, e.g. true.")
+    embeddings: bool = Field(True, description="Quantize embedding tables too, e.g. true.")
+    skip: LayerPatterns = Field(
+        default_factory=list, description="Layers that stay in float, shell patterns, e.g. [image.stem.*]."
+    )
+    min_agreement_percent: Percent | None = Field(
+        None, description="Fall back layer by layer until this agreement with the float model holds, e.g. 99."
+    )

@@ -1,0 +1,28 @@
+"""Names that cross a boundary: API group, labels, file names, exit codes. One constant each, said once."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+# The API.
+GROUP: Final = "limbeck.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final[Literal["limbeck.dev/v1alpha1"]] = "limbeck.dev/v1alpha1"
+KIND: Final[Literal["CompressionJob"]] = "CompressionJob"
+PLURAL: Final = "compressionjobs"
+SHORT_NAME: Final = "cj"
+CATEGORY: Final = "limbeck"
+MANAGED_BY: Final = "limbeck.dev/operator"
+# Leaves room for `-<attempt>` within the 47 characters that KubeRay allows.
+MAX_JOB_NAME_LENGTH: Final = 40
+
+# What the driver's exit code means to whoever started it.
+EXIT_OK: Final = 0
+EXIT_GATE_FAILED: Final = 10
+EXIT_USER_CODE_ERROR: Final = 11
+EXIT_INVALID_SPEC: Final = 12
+# Stopped by a signal after a clean checkpoint, as shells report SIGINT.
+EXIT_INTERRUPTED: Final = 130
+
+# Last line of the driver's log, followed by one JSON object.
+OUTCOME_PREFIX: Final = "LIMBECK_OUTCOME"
