@@ -1,1 +1,1 @@
-"""The CompressionJob API: the only source of the schema, imported by the operator, the server, the CLI and the runtime."""
+"""The CompressionJob API: the only source of the schema, for operator, server, CLI and runtime alike."""

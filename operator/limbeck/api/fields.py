@@ -47,9 +47,7 @@ Location = Annotated[
 ]
 ShortText = Annotated[str, Field(max_length=256)]
 LayerPattern = Annotated[str, Field(min_length=1, max_length=256)]
-FreeForm = Annotated[
-    dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
-]
+FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
 
 def rule(expression: str, message: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class TeacherPool(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
-                "self.minReplicas <= self.maxReplicas",
+                "(has(self.minReplicas) ? self.minReplicas : 1) <= (has(self.maxReplicas) ? self.maxReplicas : 1)",
                 "`minReplicas` must be at most `maxReplicas`; lower one or raise the other",
             )
         )

@@ -37,18 +37,14 @@ class Prune(ApiModel):
 
     method: Criterion = Field(Criterion.TAYLOR, description="How weights are ranked, e.g. Taylor.")
     granularity: Granularity = Field(Granularity.STRUCTURED, description="What is removed, e.g. Structured.")
-    sparsity_percent: Annotated[int, Field(ge=1, le=99)] = Field(
-        description="Share that is removed, e.g. 30."
-    )
+    sparsity_percent: Annotated[int, Field(ge=1, le=99)] = Field(description="Share that is removed, e.g. 30.")
     rounds: Annotated[int, Field(ge=1, le=32)] = Field(
         1, description="Rounds in which it is removed; at most a third a round recovers well, e.g. 2."
     )
     ignore: LayerPatterns = Field(
         default_factory=list, description="Layers that stay whole, shell patterns, e.g. [text.embeddings.*]."
     )
-    calibration_samples: CalibrationSamples = Field(
-        512, description="Samples for criteria that need data, e.g. 512."
-    )
+    calibration_samples: CalibrationSamples = Field(512, description="Samples for criteria that need data, e.g. 512.")
 
 
 class LowRank(ApiModel):
@@ -81,9 +77,7 @@ class LowRank(ApiModel):
     def _one_budget(self) -> LowRank:
         given = [self.rank, self.energy_percent, self.parameter_percent]
         if sum(value is not None for value in given) != 1:
-            raise ValueError(
-                "`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`; keep one"
-            )
+            raise ValueError("`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`; keep one")
         return self
 
 
@@ -115,9 +109,7 @@ class Quantize(ApiModel):
     """Store weights, and compute activations, in fewer bits."""
 
     scheme: Scheme = Field(Scheme.INT8, description="Number format of the weights, e.g. Int8.")
-    activations: Activations = Field(
-        Activations.DYNAMIC, description="How activations are quantized, e.g. Static."
-    )
+    activations: Activations = Field(Activations.DYNAMIC, description="How activations are quantized, e.g. Static.")
     calibration: Calibration = Field(Calibration.MIN_MAX, description="How static ranges are chosen, e.g. MSE.")
     calibration_samples: CalibrationSamples = Field(512, description="Samples for static ranges, e.g. 512.")
     aware: bool = Field(False, description="Train with rounding in the loop before converting, e.g. true.")

@@ -45,7 +45,7 @@ class Columns(ApiModel):
 
 
 class Augmentation(ApiModel):
-    """Random views of the images; teacher and student see the same view, its parameters follow from seed, key and view."""
+    """Random views of the images: a pure function of seed, key and view, so teacher and student see the same."""
 
     views: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Different views of each sample; epoch e sees view e modulo this number, e.g. 4."
@@ -88,7 +88,5 @@ class Data(ApiModel):
     @model_validator(mode="after")
     def _one_validation(self) -> Data:
         if (self.validation is None) == (self.validation_percent is None):
-            raise ValueError(
-                "`data` must hold exactly one of `validation` and `validationPercent`; set one of them"
-            )
+            raise ValueError("`data` must hold exactly one of `validation` and `validationPercent`; set one of them")
         return self

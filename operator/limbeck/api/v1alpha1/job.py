@@ -39,8 +39,7 @@ class Step(ApiModel):
         json_schema_extra=with_rules(
             rule(
                 " + ".join(f"(has(self.{method}) ? 1 : 0)" for method in METHODS) + " == 1",
-                f"a pipeline entry must hold exactly one method of {', '.join(METHODS)}; "
-                "split or remove the others",
+                f"a pipeline entry must hold exactly one method of {', '.join(METHODS)}; split or remove the others",
             )
         )
     )
@@ -89,11 +88,11 @@ class Spec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
-                "has(self.target) || size(self.pipeline) > 0",
+                "has(self.target) || (has(self.pipeline) && size(self.pipeline) > 0)",
                 "`spec` must hold `target` or a `pipeline` of at least one step; give one",
             ),
             rule(
-                "self.pipeline.all(a, self.pipeline.exists_one(b, b.name == a.name))",
+                "!has(self.pipeline) || self.pipeline.all(a, self.pipeline.exists_one(b, b.name == a.name))",
                 "`spec.pipeline` must have unique step names; rename the one that repeats",
             ),
             rule(

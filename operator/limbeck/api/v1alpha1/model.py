@@ -75,9 +75,7 @@ class Tower(ApiModel):
     uri: Location | None = Field(
         None, description="Directory with config.json and safetensors, e.g. s3://models/minilm."
     )
-    architecture: ShortText | None = Field(
-        None, description="The model's name in timm, e.g. mobilenetv3_small_050."
-    )
+    architecture: ShortText | None = Field(None, description="The model's name in timm, e.g. mobilenetv3_small_050.")
     settings: FreeForm = Field(
         default_factory=dict, description="Arguments of the model's constructor, e.g. {drop_rate: 0.1}."
     )
@@ -87,9 +85,7 @@ class Tower(ApiModel):
     max_text_length: Annotated[int, Field(ge=1, le=131_072)] | None = Field(
         None, description="Longest text in tokens; longer ones are cut, e.g. 64."
     )
-    shrink: Shrink | None = Field(
-        None, description="Make the tower smaller before use, e.g. {depthPercent: 50}."
-    )
+    shrink: Shrink | None = Field(None, description="Make the tower smaller before use, e.g. {depthPercent: 50}.")
     frozen: bool = Field(False, description="Keep the tower's weights as they are while training, e.g. true.")
 
     @model_validator(mode="after")
@@ -97,9 +93,7 @@ class Tower(ApiModel):
         if self.loader is TowerLoader.TRANSFORMERS and self.uri is None:
             raise ValueError("`uri` must name a directory when `loader` is Transformers, got nothing; set it")
         if self.loader is TowerLoader.TIMM and self.architecture is None:
-            raise ValueError(
-                "`architecture` must name a timm model when `loader` is Timm, got nothing; set it"
-            )
+            raise ValueError("`architecture` must name a timm model when `loader` is Timm, got nothing; set it")
         return self
 
 
@@ -157,13 +151,9 @@ class Model(ApiModel):
     @model_validator(mode="after")
     def _has_what_the_loader_needs(self) -> Model:
         if self.loader is Loader.DUAL_ENCODER and (self.image is None or self.text is None):
-            raise ValueError(
-                "`image` and `text` must be given when `loader` is DualEncoder; add both towers"
-            )
+            raise ValueError("`image` and `text` must be given when `loader` is DualEncoder; add both towers")
         if self.loader is Loader.PYTHON and self.function is None:
-            raise ValueError(
-                "`function` must be given as package.module:function when `loader` is Python; add it"
-            )
+            raise ValueError("`function` must be given as package.module:function when `loader` is Python; add it")
         if self.loader is Loader.TIMM and self.architecture is None:
             raise ValueError("`architecture` must name a timm model when `loader` is Timm; add it")
         without_files = (Loader.DUAL_ENCODER, Loader.PYTHON, Loader.TIMM)

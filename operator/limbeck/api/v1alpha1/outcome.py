@@ -42,7 +42,8 @@ class Evaluation(ApiModel):
     """What is measured after every step, on the validation data."""
 
     metrics: Annotated[list[MetricName], Field(max_length=32)] = Field(
-        default_factory=list, description="Metrics beside the task's own, the first is the main one; e.g. [recall@10]."
+        default_factory=list,
+        description="Metrics beside the task's own, the first is the main one; e.g. [recall@10].",
     )
     slices: Annotated[list[MetricName], Field(max_length=16)] = Field(
         default_factory=list, description="Columns by which metrics are split, e.g. [category]."
@@ -95,4 +96,3 @@ class Tracking(ApiModel):
     tensor_board: bool = Field(False, description="Write TensorBoard event files, e.g. true.")
     mlflow: FreeForm | None = Field(None, description="MLflow settings, e.g. {trackingUri: file:///runs}.")
     wandb: FreeForm | None = Field(None, description="Weights & Biases settings, e.g. {project: emoji}.")
-

@@ -45,9 +45,7 @@ class Parallelism(StrEnum):
 class Training(ApiModel):
     """Settings of one training run."""
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        3, description="Passes over the training data, e.g. 3."
-    )
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(3, description="Passes over the training data, e.g. 3.")
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
         128, description="Samples in one step over all workers, e.g. 256."
     )
@@ -116,7 +114,8 @@ class Signal(ApiModel):
         default_factory=list, description="The student's layers for feature signals; empty = its output."
     )
     teacher_layers: Annotated[list[LayerPattern], Field(max_length=64)] = Field(
-        default_factory=list, description="The teacher's layers for feature signals, as many as the student's."
+        default_factory=list,
+        description="The teacher's layers for feature signals, as many as the student's.",
     )
 
 

@@ -1,0 +1,140 @@
+"""What this version's runtime can run; the rest of the API is refused by name before anything starts.
+
+Both `limbeck validate` and the driver ask here. A line goes when the feature lands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from limbeck.api.v1alpha1.compression import Activations, Quantize, Scheme
+from limbeck.api.v1alpha1.job import Spec, Step, Task
+from limbeck.api.v1alpha1.model import Loader, Model
+from limbeck.api.v1alpha1.outcome import ExportFormat
+from limbeck.api.v1alpha1.training import Adapter, Distil, DistilMode, Finetune, FinetuneObjective, SignalKind
+
+_LOADERS = (Loader.TRANSFORMERS, Loader.TIMM, Loader.DUAL_ENCODER, Loader.PYTHON, Loader.LIMBECK)
+_EXPORTS = (ExportFormat.SAFETENSORS, ExportFormat.ONNX)
+_OBJECTIVES = (FinetuneObjective.CONTRASTIVE, FinetuneObjective.SUPERVISED)
+_SIGNALS_BY_TASK: dict[Task, tuple[SignalKind, ...]] = {
+    Task.IMAGE_TEXT: (
+        SignalKind.CONTRASTIVE_AFFINITY,
+        SignalKind.CONTRASTIVE_FEATURE,
+        SignalKind.CONTRASTIVE_INTERACTIVE,
+        SignalKind.FEATURE_MSE,
+        SignalKind.FEATURE_COSINE,
+    ),
+    Task.IMAGE_CLASSIFICATION: (
+        SignalKind.FORWARD_KL,
+        SignalKind.REVERSE_KL,
+        SignalKind.JENSEN_SHANNON,
+        SignalKind.FEATURE_MSE,
+        SignalKind.FEATURE_COSINE,
+    ),
+    Task.CAUSAL_LM: (SignalKind.FORWARD_KL, SignalKind.REVERSE_KL, SignalKind.JENSEN_SHANNON),
+    Task.TEXT_EMBEDDING: (SignalKind.FEATURE_MSE, SignalKind.FEATURE_COSINE),
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One setting that cannot be run yet."""
+
+    field: str
+    got: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"`{self.field}` must be {self.allowed} in this version, got {self.got}; change it"
+
+
+def unsupported(spec: Spec) -> list[Refusal]:
+    """Every setting of `spec` that this version cannot run, in the order of the fields."""
+    return list(_refusals(spec))
+
+
+def _refusals(spec: Spec) -> Iterator[Refusal]:
+    if spec.task not in _SIGNALS_BY_TASK:
+        yield Refusal("spec.task", spec.task.value, _one_of(_SIGNALS_BY_TASK))
+        return
+    if spec.teacher is not None:
+        yield from _model_refusals(spec.teacher.model, "spec.teacher.model")
+        if spec.teacher.ensemble:
+            yield Refusal("spec.teacher.ensemble", f"{len(spec.teacher.ensemble)} more teachers", "empty")
+    if spec.student is not None and spec.student.model is not None:
+        yield from _model_refusals(spec.student.model, "spec.student.model")
+    for index, step in enumerate(spec.pipeline):
+        yield from _step_refusals(step, spec, f"spec.pipeline[{index}].{step.method_name}")
+    yield from _outcome_refusals(spec)
+
+
+def _step_refusals(step: Step, spec: Spec, path: str) -> Iterator[Refusal]:
+    if step.distil is not None:
+        yield from _distil_refusals(step.distil, spec, path)
+    elif step.finetune is not None:
+        yield from _finetune_refusals(step.finetune, path)
+    elif step.quantize is not None:
+        yield from _quantize_refusals(step.quantize, path)
+    else:
+        yield Refusal(path, step.method_name, "one of distil, finetune, quantize")
+
+
+def _outcome_refusals(spec: Spec) -> Iterator[Refusal]:
+    if spec.evaluation.explain:
+        yield Refusal("spec.evaluation.explain", "true", "false")
+    for index, form in enumerate(spec.export.formats):
+        if form not in _EXPORTS:
+            yield Refusal(f"spec.export.formats[{index}]", form.value, _one_of(_EXPORTS))
+    for name, value in (("mlflow", spec.tracking.mlflow), ("wandb", spec.tracking.wandb)):
+        if value is not None:
+            yield Refusal(f"spec.tracking.{name}", "settings", "absent")
+
+
+def _model_refusals(model: Model, path: str) -> Iterator[Refusal]:
+    if model.loader not in _LOADERS:
+        yield Refusal(f"{path}.loader", model.loader.value, _one_of(_LOADERS))
+
+
+def _distil_refusals(distil: Distil, spec: Spec, path: str) -> Iterator[Refusal]:
+    if spec.teacher is None:
+        yield Refusal("spec.teacher", "nothing", f"given, since `{path}` learns from it,")
+    if distil.mode is not DistilMode.ONE_WAY:
+        yield Refusal(f"{path}.mode", distil.mode.value, DistilMode.ONE_WAY.value)
+    if distil.assistants:
+        yield Refusal(f"{path}.assistants", ", ".join(distil.assistants), "empty")
+    for name, schedule in (
+        ("temperatureSchedule", distil.temperature_schedule),
+        ("hardLabelSchedule", distil.hard_label_schedule),
+    ):
+        if schedule is not None:
+            yield Refusal(f"{path}.{name}", schedule.shape.value, "absent")
+    allowed = _SIGNALS_BY_TASK[spec.task]
+    for index, signal in enumerate(distil.signals):
+        if signal.kind not in allowed:
+            yield Refusal(f"{path}.signals[{index}].kind", signal.kind.value, _one_of(allowed))
+        if signal.standardize:
+            yield Refusal(f"{path}.signals[{index}].standardize", "true", "false")
+
+
+def _finetune_refusals(finetune: Finetune, path: str) -> Iterator[Refusal]:
+    if finetune.objective is not None and finetune.objective not in _OBJECTIVES:
+        yield Refusal(f"{path}.objective", finetune.objective.value, _one_of(_OBJECTIVES))
+    if finetune.adapter is not Adapter.FULL:
+        yield Refusal(f"{path}.adapter", finetune.adapter.value, Adapter.FULL.value)
+
+
+def _quantize_refusals(quantize: Quantize, path: str) -> Iterator[Refusal]:
+    if quantize.scheme is not Scheme.INT8:
+        yield Refusal(f"{path}.scheme", quantize.scheme.value, Scheme.INT8.value)
+    if quantize.aware:
+        yield Refusal(f"{path}.aware", "true", "false")
+    if quantize.min_agreement_percent is not None:
+        yield Refusal(f"{path}.minAgreementPercent", str(quantize.min_agreement_percent), "absent")
+    if quantize.activations is not Activations.STATIC and "calibration" in quantize.model_fields_set:
+        yield Refusal(f"{path}.calibration", quantize.calibration.value, "absent unless `activations` is Static")
+
+
+def _one_of(values: object) -> str:
+    names = [value.value for value in values]  # type: ignore[attr-defined]
+    return "one of " + ", ".join(names)
