@@ -69,10 +69,10 @@ def local(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the runtime's own log on standard error.")] = False,
 ) -> None:
     """Run a job on this machine; the same command again resumes what was stopped."""
-    from limbeck.cli import local as verb
-
     if log_format not in ("auto", "lines", "json"):
         raise typer.BadParameter(f"--log-format must be auto, lines or json, got {log_format}")
+    from limbeck.cli import local as verb
+
     raise typer.Exit(verb.local(job, log_format=log_format, metrics_port=metrics_port, verbose=verbose))
 
 

@@ -1,0 +1,44 @@
+"""What this version cannot run is refused by its field's name, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limbeck.api.plan import derive_plan
+from limbeck.api.support import unsupported
+from limbeck.api.v1alpha1.job import CompressionJob
+
+Build = Callable[..., dict[str, Any]]
+
+REFUSED = [
+    ({"spec.pipeline": [{"name": "p", "prune": {"sparsityPercent": 30}}]}, "spec.pipeline[0].prune"),
+    ({"spec.pipeline": [{"name": "l", "lowRank": {"rank": 4}}]}, "spec.pipeline[0].lowRank"),
+    ({"spec.pipeline": [{"name": "d", "distil": {"mode": "Mutual"}}]}, "spec.pipeline[0].distil.mode"),
+    ({"spec.pipeline": [{"name": "q", "quantize": {"scheme": "Int4"}}]}, "spec.pipeline[0].quantize.scheme"),
+    ({"spec.pipeline": [{"name": "q", "quantize": {"aware": True}}]}, "spec.pipeline[0].quantize.aware"),
+    ({"spec.pipeline": [{"name": "f", "finetune": {"adapter": "LoRA"}}]}, "spec.pipeline[0].finetune.adapter"),
+    (
+        {"spec.pipeline": [{"name": "d", "distil": {"signals": [{"kind": "AttentionMaps"}]}}]},
+        "spec.pipeline[0].distil.signals[0].kind",
+    ),
+    ({"spec.task": "Speech"}, "spec.task"),
+    ({"spec.export": {"formats": ["Onnx", "LiteRt"]}}, "spec.export.formats[1]"),
+    ({"spec.evaluation.explain": True}, "spec.evaluation.explain"),
+    ({"spec.tracking": {"mlflow": {}}}, "spec.tracking.mlflow"),
+    ({"spec.teacher.model.loader": "OpenClip"}, "spec.teacher.model.loader"),
+]
+
+
+@pytest.mark.parametrize(("changes", "field"), REFUSED)
+def test_a_setting_that_cannot_be_run_yet_is_refused_by_name(
+    build_job: Build, changes: dict[str, Any], field: str
+) -> None:
+    spec = derive_plan(CompressionJob.model_validate(build_job(**changes)).spec).spec
+    assert [refusal.field for refusal in unsupported(spec)] == [field]
+
+
+def test_the_smallest_job_can_be_run(build_job: Build) -> None:
+    assert unsupported(derive_plan(CompressionJob.model_validate(build_job()).spec).spec) == []
