@@ -148,7 +148,7 @@ def short_table(report: Report) -> list[list[str]]:
     """The few figures that a terminal shows: headings, then a line for each row."""
     batch_size = wording.shown_batch_size(report)
     speed = "latency" if batch_size is None else f"latency (batch {batch_size})"
-    head = ["model", "size", "smaller", "parameters", report.main_metric, "recovery", speed]
+    head = ["model", "size", "smaller", "parameters", wording.in_words(report.main_metric), "recovery", speed]
     lines = []
     for row in report.rows:
         metric = row.metrics.get(report.main_metric)

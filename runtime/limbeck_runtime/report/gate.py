@@ -10,6 +10,8 @@ import math
 from limbeck.api.report import GateCheck, GateVerdict, MetricValue, Row
 from limbeck.api.v1alpha1.outcome import Target
 
+NOTHING_TO_COMPARE = "the job has no teacher, and no model from before its compression"
+
 
 def decide(
     target: Target | None, main_metric: str, final: Row, teacher: Row | None, reference: Row | None = None
@@ -52,7 +54,7 @@ def recovery_percent(value: float | None, before: float | None, *, higher_is_bet
 
 def _check_size(wanted: float, final: Row, before: Row | None) -> GateCheck:
     reached = None
-    detail = "there is nothing to compare with: the job has no teacher, and its first step no model"
+    detail = NOTHING_TO_COMPARE
     if before is not None:
         detail = f"bytes on disk, {before.label} over {final.label}"
         if before.artefact_bytes is not None and final.artefact_bytes is not None:
@@ -83,7 +85,7 @@ def _check_recovery(wanted: float, main_metric: str, final: Row, teacher: Row) -
 def _check_latency(wanted: float, final: Row, before: Row | None) -> GateCheck:
     """The worst batch size counts: a limit that holds only for some of them does not hold."""
     reached = None
-    detail = "there is nothing to compare with: the job has no teacher, and its first step no model"
+    detail = NOTHING_TO_COMPARE
     if before is not None:
         detail = _reasons("latency", before, final)
         ratios = {

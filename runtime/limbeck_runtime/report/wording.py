@@ -36,8 +36,10 @@ def in_seconds(seconds: float | None) -> str:
 
 
 def in_times(ratio: float | None) -> str:
-    """3.9 as `3.9x`."""
-    return MISSING if ratio is None else _significant(ratio) + "x"
+    """3.9 as `3.90x`, and 1 as `1x`."""
+    if ratio is None:
+        return MISSING
+    return "1x" if ratio == 1 else _significant(ratio) + "x"
 
 
 def in_percent(percent: float | None) -> str:
@@ -59,6 +61,20 @@ def in_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def in_words(name: str) -> str:
+    """The name of a metric as people say it: `image_to_text_recall@10` as `image to text recall@10`."""
+    return name.replace("_", " ")
+
+
+def unlike(reached: float, wanted: float, unit: str) -> str:
+    """`reached` with as many digits as it takes not to read like `wanted`, which it missed or passed."""
+    for digits in range(1, 6):
+        text = f"{reached:.{digits}f}"
+        if float(text) != wanted or reached == wanted:
+            return text + unit
+    return f"{reached!r}{unit}"
 
 
 def shown_batch_size(report: Report) -> int | None:
