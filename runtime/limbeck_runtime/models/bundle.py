@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from limbeck_runtime.models.errors import ArchitectureError
 from limbeck_runtime.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
 ARCHITECTURE_FILE = "architecture.json"
 ARCHITECTURE_VERSION = 1
-
-
-class ArchitectureError(ValueError):
-    """An architecture record that cannot be read or built."""
 
 
 def _canonical(value: Any) -> str:
@@ -68,9 +65,7 @@ class Architecture:
             version, kind = record["version"], record["kind"]
             settings, edits = record["settings"], record["edits"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ArchitectureError(
-                f"{ARCHITECTURE_FILE} is not an architecture record: {error!r}"
-            ) from error
+            raise ArchitectureError(f"{ARCHITECTURE_FILE} is not an architecture record: {error!r}") from error
         if version != ARCHITECTURE_VERSION:
             raise ArchitectureError(
                 f"{ARCHITECTURE_FILE} must have version {ARCHITECTURE_VERSION}, got {version}; "

@@ -1,12 +1,13 @@
 """What a model wants done to raw images, texts and sounds first: plain, frozen, JSON round trip.
 
-Left out on purpose: the doing. Decoding, resizing and batching are `limbeck_runtime.data`'s; only the tokenizer
-is built here, so that every part cuts and wraps a text in the same way.
+Left out on purpose: the doing. Decoding, resizing and batching are `limbeck_runtime.data`'s; only the
+tokenizer is built here, so that every part cuts and wraps a text in the same way.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Self
@@ -56,18 +57,29 @@ class _Record(BaseModel):
 
 
 class ImagePreprocessing(_Record):
-    """Square RGB images: resize to `size`, scale to 0..1, then (x - mean) / std for each channel."""
+    """Square RGB images: fit to `size` by `size`, scale to 0..1, then (x - mean) / std for each channel.
+
+    With `crop_percent` below 100 the image is first resized to `resized_size`, of which the middle is kept.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Interpolation = Interpolation.BICUBIC
     fit: Fit = Fit.CENTER_CROP
+    crop_percent: float = 100.0
+
+    @property
+    def resized_size(self) -> int:
+        """Pixels of the short side (of both when stretched) before the middle `size` by `size` is cut out."""
+        return max(self.size, math.floor(self.size * 100 / self.crop_percent + 1e-6))
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
         if self.size < 1:
             raise ValueError(f"`size` must be at least 1 pixel, got {self.size}")
+        if not 10 <= self.crop_percent <= 100:
+            raise ValueError(f"`crop_percent` must lie in 10..100, got {self.crop_percent}")
         if min(self.std) <= 0:
             raise ValueError(f"`std` must be positive, got {self.std}")
         return self
@@ -77,7 +89,7 @@ class TextPreprocessing(_Record):
     """Texts to token ids.
 
     A text is encoded as `image_token * num_image_tokens + text`, special tokens as the tokenizer's own
-    post-processor adds them, cut to `max_length`, then `eos_id` where `append_eos` (it counts in `max_length`).
+    post-processor adds them, cut to `max_length`, then `eos_id` where `append_eos` (counted in `max_length`).
     """
 
     tokenizer_json: str
@@ -95,9 +107,7 @@ class TextPreprocessing(_Record):
         if self.append_eos and self.eos_id is None:
             raise ValueError("`eos_id` must be given when `append_eos` is true, got nothing")
         if self.num_image_tokens and (self.image_token is None or self.image_token_id is None):
-            raise ValueError(
-                "`image_token` and `image_token_id` must be given when `num_image_tokens` is not 0"
-            )
+            raise ValueError("`image_token` and `image_token_id` must be given when `num_image_tokens` is not 0")
         if self.max_length <= self.num_image_tokens + self.append_eos:
             raise ValueError(
                 f"`max_length` must leave room for text beside {self.num_image_tokens} image tokens, "
@@ -158,8 +168,6 @@ class Preprocessing(_Record):
         if record.text is None:
             return record
         if TOKENIZER_FILE not in files:
-            raise ValueError(
-                f"{PREPROCESSING_FILE} names a text model, but {TOKENIZER_FILE} is missing beside it"
-            )
+            raise ValueError(f"{PREPROCESSING_FILE} names a text model, but {TOKENIZER_FILE} is missing beside it")
         text = record.text.model_copy(update={"tokenizer_json": files[TOKENIZER_FILE]})
         return record.model_copy(update={"text": text})
