@@ -18,7 +18,7 @@ class BrokenShardError(DataError):
     """A file ends early or is damaged in between, so that an unknown number of samples is lost."""
 
     def __init__(self, shard: str, after: str | None, detail: str) -> None:
-        place = "before its first sample" if after is None else f"after sample '{after}'"
+        place = "from its start" if after is None else f"past sample '{after}'"
         super().__init__(
             f"shard '{shard}' cannot be read {place}: {detail}; write the shard again or take it out of the data"
         )

@@ -36,7 +36,7 @@ def list_image_folder(uris: Sequence[str], base: str, storage_options: Mapping[s
             if not any(part.startswith((".", "__MACOSX")) for part in path.split("/")):
                 _check_name(path)
                 files[path] = info
-    num_images = sum(_ending(path) in IMAGE_ENDINGS for path in files)
+    num_images = sum(map(_is_image, files))
     num_shares = 1
     while num_shares * IMAGES_PER_SHARD < num_images:
         num_shares *= 2
@@ -44,7 +44,11 @@ def list_image_folder(uris: Sequence[str], base: str, storage_options: Mapping[s
     for path in sorted(files):
         digest = hashlib.sha256(_stem(path).encode()).digest()
         shares[int.from_bytes(digest[:8], "big") % num_shares].append(path)
-    return [_share(folder, number, num_shares, paths, files) for number, paths in enumerate(shares) if paths]
+    return [
+        _share(folder, number, num_shares, paths, files)
+        for number, paths in enumerate(shares)
+        if any(map(_is_image, paths))
+    ]
 
 
 def read_image_folder(
@@ -127,6 +131,10 @@ def _check_name(path: str) -> None:
     except UnicodeEncodeError:
         shown = path.encode("utf-8", "backslashreplace").decode()
         raise ValueError(f"names of image files must be UTF-8, got '{shown}'; rename the file") from None
+
+
+def _is_image(path: str) -> bool:
+    return _ending(path) in IMAGE_ENDINGS
 
 
 def _stem(path: str) -> str:

@@ -35,7 +35,7 @@ def read_json_lines(
     after: str | None = None
     with open_shard(ref.uri, storage_options) as file:
         try:
-            for number, line in enumerate(_lines(file)):
+            for number, line in _lines(file):
                 sample = _sample(ref, f"{ref.name}#{number}", line, columns, folder)
                 yield sample
                 after = sample.key
@@ -43,15 +43,17 @@ def read_json_lines(
             raise BrokenShardError(ref.uri, after, str(error) or type(error).__name__) from error
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes | SampleError]:
-    """Lines that are not blank, each within bounds."""
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | SampleError]]:
+    """Lines that are not blank, each within bounds, with their numbers from 0."""
+    number = -1
     while line := file.readline(_MAX_LINE_BYTES):
+        number += 1
         if len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
             while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
                 pass
-            yield SampleError(BadReason.TOO_MANY_BYTES, f"a line of more than {_MAX_LINE_BYTES} bytes")
+            yield number, SampleError(BadReason.TOO_MANY_BYTES, f"a line of more than {_MAX_LINE_BYTES} bytes")
         elif line.strip():
-            yield line
+            yield number, line
 
 
 def _sample(

@@ -36,10 +36,9 @@ def read_tar(
     after: str | None = None
     with open_shard(ref.uri, storage_options) as file:
         try:
-            parts = _parts(file, wanted)
-            for tar_key, group in groupby(parts, key=lambda part: part[0]):
-                yield _sample(ref, tar_key, {ending: data for _, ending, data in group}, columns)
+            for tar_key, group in groupby(_parts(file, wanted), key=lambda part: part[0]):
                 after = tar_key
+                yield _sample(ref, tar_key, {ending: data for _, ending, data in group}, columns)
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise BrokenShardError(ref.uri, after, str(error) or type(error).__name__) from error
 

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,10 +62,6 @@ def tar_bytes(samples: Mapping[str, Mapping[str, bytes]]) -> bytes:
     return file.getvalue()
 
 
-def _json_value(ending: str, data: bytes) -> str:
-    return base64.b64encode(data).decode() if ending == "png" else data.decode()
-
-
 def _write_tar(folder: Path, name: str, samples: Mapping[str, Parts]) -> None:
     (folder / f"{name}.tar").write_bytes(tar_bytes(samples))
 
@@ -72,12 +69,12 @@ def _write_tar(folder: Path, name: str, samples: Mapping[str, Parts]) -> None:
 def _write_json_lines(folder: Path, name: str, samples: Mapping[str, Parts]) -> None:
     lines = []
     for key, parts in samples.items():
-        texts = {}
+        fields = [b'"__key__": "%s"' % key.encode()]
         for ending, data in parts.items():
-            # A text that is no UTF-8 makes the whole line no UTF-8: written as it is, between the quotes.
+            # A text that is no UTF-8 goes between the quotes as it is, which no JSON library would write.
             plain = base64.b64encode(data) if ending == "png" else data.replace(b'"', b'\\"')
-            texts[ending] = b'"%s": "%s"' % (ending.encode(), plain)
-        lines.append(b'{"__key__": "%s", ' % key.encode() + b", ".join(texts.values()) + b"}")
+            fields.append(b'"%s": "%s"' % (ending.encode(), plain))
+        lines.append(b"{" + b", ".join(fields) + b"}")
     (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
 
 
@@ -149,7 +146,8 @@ class DataSet:
         )
 
 
-def make_preprocessing(size: int = 8) -> Preprocessing:
+def make_preprocessing(size: int = 8, **text: Any) -> Preprocessing:
+    """Square images of `size` pixels, and a tokenizer that knows the builders' words."""
     words = [f"word{number}" for number in range(7)] + [f"thing{number}" for number in range(5)]
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "<image>", *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
@@ -158,26 +156,44 @@ def make_preprocessing(size: int = 8) -> Preprocessing:
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     return Preprocessing(
         image=ImagePreprocessing(size=size, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), fit=Fit.STRETCH),
-        text=TextPreprocessing(tokenizer_json=tokenizer.to_str(), max_length=16, pad_id=0),
+        text=TextPreprocessing(**{"tokenizer_json": tokenizer.to_str(), "max_length": 16, "pad_id": 0} | text),
     )
 
 
-@pytest.fixture(scope="session")
+@dataclass(frozen=True)
+class Builders:
+    """What tests make their data with."""
+
+    folder: Path
+
+    encode_image = staticmethod(encode_image)
+    whole_sample = staticmethod(whole_sample)
+    tar_bytes = staticmethod(tar_bytes)
+    preprocessing = staticmethod(make_preprocessing)
+
+    def data_set(self, data_format: DataFormat, folder: str = "data") -> DataSet:
+        """An empty data set of a format."""
+        place = self.folder / folder
+        place.mkdir(parents=True, exist_ok=True)
+        return DataSet(place, LAYOUTS[data_format])
+
+
+@pytest.fixture
+def builders(tmp_path: Path) -> Builders:
+    """Makers of samples, shards and data sets below the test's folder."""
+    return Builders(tmp_path)
+
+
+@pytest.fixture
 def preprocessing() -> Preprocessing:
     """Images of 8 pixels and a tokenizer that knows the builders' words."""
     return make_preprocessing()
 
 
 @pytest.fixture
-def data_set(tmp_path: Path) -> Callable[[DataFormat], DataSet]:
-    """An empty data set of a format."""
-    return lambda data_format: DataSet(tmp_path, LAYOUTS[data_format])
-
-
-@pytest.fixture
-def tars(tmp_path: Path) -> DataSet:
+def tars(builders: Builders) -> DataSet:
     """Three tars of 20, 20 and 7 good samples."""
-    made = DataSet(tmp_path, LAYOUTS[DataFormat.WEB_DATASET])
+    made = builders.data_set(DataFormat.WEB_DATASET)
     for name, numbers in (("a", range(20)), ("b", range(20, 40)), ("c", range(40, 47))):
         made.add(name, {f"s{number:03d}": whole_sample(number) for number in numbers})
     return made
