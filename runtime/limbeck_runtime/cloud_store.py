@@ -18,7 +18,7 @@ from limbeck_runtime.storage_backend import (
 )
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 # Above this a file goes up in parts; a conditional upload in parts does not exist in obstore.
 MULTIPART_BYTES = 64 * 2**20
@@ -105,34 +105,33 @@ class CloudStore:
         except exceptions.AlreadyExistsError as error:
             raise AlreadyExistsError(f"cannot {verb} {target}: it exists already") from error
         except FileNotFoundError as error:
+            if verb == "create":
+                raise StorageError(f"cannot create {target}: there is no such bucket; create it first") from error
             raise NotFoundError(f"cannot {verb} {target}: no such object") from error
         except (exceptions.BaseError, OSError) as error:
             raise StorageError(f"cannot {verb} {target}: {_first_line(error)}") from error
 
 
 def connect(uri: str, options: Mapping[str, str], retry: RetryPolicy) -> ObjectStore:
+    from obstore import exceptions
     from obstore.store import from_url
 
     endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-    store: ObjectStore = from_url(
-        uri,
-        config=dict(options),  # type: ignore[call-overload]
-        # The whole-request limit covers the body, so it must allow for a large upload; stalls end by the read limit.
-        client_options={
-            "timeout": timedelta(seconds=600),
-            "read_timeout": timedelta(seconds=60),
-            "allow_http": endpoint.startswith("http://"),
-        },
-        retry_config={
-            "max_retries": retry.max_retries,
-            "retry_timeout": timedelta(seconds=retry.timeout_seconds),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=10),
-                "base": 2,
-            },
-        },
-    )
+    # The whole-request limit covers the body, so it must allow for a large upload; stalls end by the read limit.
+    client: ClientConfig = {
+        "timeout": timedelta(seconds=600),
+        "read_timeout": timedelta(seconds=60),
+        "allow_http": endpoint.startswith("http://"),
+    }
+    retries: RetryConfig = {
+        "max_retries": retry.max_retries,
+        "retry_timeout": timedelta(seconds=retry.timeout_seconds),
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+    }
+    try:
+        store: ObjectStore = from_url(uri, config=dict(options), client_options=client, retry_config=retries)  # type: ignore[call-overload]
+    except (exceptions.BaseError, ValueError) as error:
+        raise ValueError(f"storage {uri} cannot be used: {_first_line(error)}") from error
     return store
 
 

@@ -33,9 +33,11 @@ from limbeck_runtime.fence import (
     numbered_path,
     read_object,
 )
-from limbeck_runtime.storage import NotFoundError, Storage, StorageError
+from limbeck_runtime.storage import AlreadyExistsError, NotFoundError, Storage, StorageError
 
 __all__ = ["Commit", "CommitLog", "CorruptCommitError", "Fence", "FencedError", "FileRef", "SkippedCommit"]
+
+Content = bytes | memoryview | Path
 
 _FORMAT = 1
 _COMMITS, _DATA = "commits", "data"
@@ -121,8 +123,10 @@ class CommitLog:
         self._lock = threading.RLock()
         self.skipped: tuple[SkippedCommit, ...] = ()
 
-    def commit(self, record: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Commit:
+    def commit(self, record: Mapping[str, Any], files: Mapping[str, Content]) -> Commit:
         """Make `files` and `record` the newest commit; they are durable when this returns.
+
+        A file given by its path must not change meanwhile.
 
         Raises FencedError when a newer driver took over, StorageError when the store fails; nothing is visible then.
         """
@@ -222,18 +226,10 @@ class CommitLog:
         if self._fence:
             self._fence.check()
         while True:
-            sequence = 1
-            for newest in reversed(self._sequences()):
-                sequence = max(sequence, newest + 1)
-                try:
-                    newest_epoch = self._entry(newest).epoch
-                except (CorruptObjectError, NotFoundError):
-                    continue  # an unreadable entry tells no epoch; the one before it does
-                if self._fence and newest_epoch > epoch:
-                    raise FencedError(
-                        f"{self._storage.uri} was taken over by epoch {newest_epoch}; epoch {epoch} stops"
-                    )
-                break
+            newest, newest_epoch = self._newest()
+            if self._fence and newest_epoch > epoch:
+                raise FencedError(f"{self._storage.uri} was taken over by epoch {newest_epoch}; epoch {epoch} stops")
+            sequence = newest + 1
             body: dict[str, Any] = {
                 "format": _FORMAT,
                 "sequence": sequence,
@@ -246,18 +242,29 @@ class CommitLog:
             if create_owned(self._storage, numbered_path(_COMMITS, sequence), body):
                 return Commit(self._storage, sequence, epoch, record, dict(files))
 
-    def _store_file(self, name: str, content: bytes | Path) -> FileRef:
+    def _store_file(self, name: str, content: Content) -> FileRef:
         if not _FILE_NAME.fullmatch(name):
             raise ValueError(f"name of a committed file must be letters, digits and ._- only, got {name!r}")
         epoch = self._fence.epoch if self._fence else 0
         path = f"{_DATA}/{epoch:08d}-{uuid.uuid4().hex}-{name}"
+        # Nobody else can have taken this name: if it exists, a request succeeded whose answer was lost.
+        with contextlib.suppress(AlreadyExistsError):
+            if isinstance(content, Path):
+                self._storage.create_from_file(path, content)
+            else:
+                self._storage.create(path, content)
         if isinstance(content, Path):
-            self._storage.create_from_file(path, content)
             with content.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return FileRef(path, digest, content.stat().st_size)
-        self._storage.create(path, content)
-        return FileRef(path, hashlib.sha256(content).hexdigest(), len(content))
+                return FileRef(path, hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size)
+        return FileRef(path, hashlib.sha256(content).hexdigest(), memoryview(content).nbytes)
+
+    def _newest(self) -> tuple[int, int]:
+        """The newest entry's number, and the epoch of the newest readable one; zeros where there is none."""
+        sequences = self._sequences()
+        for sequence in reversed(sequences):
+            with contextlib.suppress(NotFoundError, CorruptObjectError):
+                return sequences[-1], self._entry(sequence).epoch
+        return sequences[-1] if sequences else 0, 0
 
     def _sequences(self) -> list[int]:
         return sorted(number_of(info.path) for info in self._storage.list(_COMMITS))

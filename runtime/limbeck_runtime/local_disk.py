@@ -99,6 +99,8 @@ class LocalDisk:
         except FileExistsError as error:
             raise AlreadyExistsError(f"cannot {verb} {target}: it exists already") from error
         except (FileNotFoundError, NotADirectoryError) as error:
+            if verb == "create":
+                raise StorageError(f"cannot create {target}: {error.strerror}: {error.filename}") from error
             raise NotFoundError(f"cannot {verb} {target}: no such file") from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from limbeck_runtime.storage import StorageError
@@ -129,45 +130,62 @@ def parse(buffer: pa.Buffer, identity: str, origin: str) -> Shard:
     return Shard(identity, batch.column(KEY_COLUMN), signals, metadata["provenance"])
 
 
+# Arrays go to Arrow and back by their buffers: `pa.array` would import pandas where it is installed, half a second.
+
+
+def keys_to_arrow(keys: Sequence[str]) -> pa.StringArray:
+    """A column of strings."""
+    encoded = [key.encode() for key in keys]
+    offsets = np.zeros(len(keys) + 1, np.int32)
+    np.cumsum([len(key) for key in encoded], out=offsets[1:])
+    return pa.StringArray.from_buffers(len(keys), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
 def _to_arrow(signal: Signal) -> pa.Array:
     columns = {name: _column_to_arrow(array) for name, array in signal.columns.items()}
     if signal.slots is not None:
-        columns[_SLOTS] = pa.ListArray.from_arrays(
-            pa.array(signal.slot_offsets, pa.int32()), _column_to_arrow(signal.slots)
-        )
+        columns[_SLOTS] = _cut_to_arrow(signal.slot_offsets, _column_to_arrow(signal.slots))
     rows = pa.StructArray.from_arrays(list(columns.values()), list(columns))
-    if signal.token_offsets is None:
-        return rows
-    return pa.ListArray.from_arrays(pa.array(signal.token_offsets, pa.int32()), rows)
+    return rows if signal.token_offsets is None else _cut_to_arrow(signal.token_offsets, rows)
+
+
+def _cut_to_arrow(offsets: Array | None, values: pa.Array) -> pa.Array:
+    assert offsets is not None
+    return pa.ListArray.from_arrays(_column_to_arrow(offsets), values)
 
 
 def _column_to_arrow(array: Array) -> pa.Array:
-    if array.ndim == 1:
-        return pa.array(array)
-    width = array.shape[1]
+    width = 1 if array.ndim == 1 else array.shape[1]
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(array))]
     if array.dtype == np.uint8:
-        return pa.Array.from_buffers(pa.binary(width), len(array), [None, pa.py_buffer(array)])
-    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), width)
+        return pa.Array.from_buffers(pa.binary(width), len(array), buffers)
+    flat = pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), array.size, buffers)
+    return flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
 
 
 def _from_arrow(array: pa.Array, codec: Codec, shape: tuple[int, ...]) -> Signal:
     token_offsets = None
     if pa.types.is_list(array.type):
-        token_offsets = array.offsets.to_numpy()
-        array = array.values
+        token_offsets, array = _column_from_arrow(array.offsets), array.values
     fields = {field.name: array.field(field.name) for field in array.type}
     slots = fields.pop(_SLOTS, None)
     columns = {name: _column_from_arrow(column) for name, column in fields.items()}
     if slots is None:
         return Signal(codec, shape, columns, token_offsets)
-    return Signal(codec, shape, columns, token_offsets, _column_from_arrow(slots.values), slots.offsets.to_numpy())
+    return Signal(
+        codec, shape, columns, token_offsets, _column_from_arrow(slots.values), _column_from_arrow(slots.offsets)
+    )
 
 
 def _column_from_arrow(array: pa.Array) -> Array:
     if pa.types.is_fixed_size_binary(array.type):
-        width = array.type.byte_width
-        return np.frombuffer(array.buffers()[1] or b"", np.uint8, len(array) * width).reshape(len(array), width)
+        return _flat_from_arrow(array, np.uint8, array.type.byte_width).reshape(len(array), array.type.byte_width)
     if pa.types.is_fixed_size_list(array.type):
         width = array.type.list_size
-        return np.asarray(array.values.to_numpy()).reshape(len(array), width)
-    return np.asarray(array.to_numpy())
+        return _flat_from_arrow(array.values, array.type.value_type.to_pandas_dtype()).reshape(len(array), width)
+    return _flat_from_arrow(array, array.type.to_pandas_dtype())
+
+
+def _flat_from_arrow(array: pa.Array, dtype: npt.DTypeLike, width: int = 1) -> Array:
+    values: Array = np.frombuffer(array.buffers()[1] or b"", dtype)[: len(array) * width]
+    return values

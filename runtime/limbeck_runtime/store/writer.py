@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from limbeck_runtime.store.codec import Array, Arrays, Codec, Encoded
-from limbeck_runtime.store.layout import Compression, Shard, Signal, serialize
+from limbeck_runtime.store.layout import Compression, Shard, Signal, keys_to_arrow, serialize
 from limbeck_runtime.store.ragged import Ragged
 
 Outputs = Mapping[str, Array | Ragged]
@@ -51,7 +50,7 @@ def encode_shard(
     if unknown:
         raise ValueError(f"outputs must be those of the signals {sorted(codecs)}, got {unknown} too")
     signals = {name: _encode_signal(name, codec, outputs, len(keys)) for name, codec in codecs.items()}
-    shard = Shard(identity, pa.array(keys, pa.string()), signals, provenance)
+    shard = Shard(identity, keys_to_arrow(keys), signals, provenance)
     return serialize(shard, compression)
 
 

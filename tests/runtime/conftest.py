@@ -1,0 +1,157 @@
+"""A real S3 server, and one storage of each kind, for every test of the runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck_runtime.storage import LocalFiles, RetryPolicy, Storage
+
+VERSITYGW = "v1.8.0"
+BUCKET = "limbeck-test"
+# Storage that answers at all answers a test at once; a stopped server should not cost a test a minute.
+PATIENCE = RetryPolicy(max_retries=2, timeout_seconds=5)
+
+
+class S3Server:
+    """versitygw over a folder, on a port of its own."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        (folder / BUCKET).mkdir(parents=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port: int = probe.getsockname()[1]
+        self._command = [str(binary), "--port", f"127.0.0.1:{self._port}", "--quiet", "posix", str(folder)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.options = {
+            "endpoint": f"http://127.0.0.1:{self._port}",
+            "region": "us-east-1",
+            "access_key_id": "limbeck",
+            "secret_access_key": "limbeck-secret",
+        }
+
+    def uri(self) -> str:
+        """A prefix that nobody has used."""
+        return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+    def open(self, uri: str | None = None) -> Storage:
+        return Storage.open(uri or self.uri(), options=self.options, retry=PATIENCE)
+
+    def start(self) -> None:
+        environment = os.environ | {"ROOT_ACCESS_KEY": "limbeck", "ROOT_SECRET_KEY": "limbeck-secret"}
+        process = subprocess.Popen(self._command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = process
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+                return
+            except ConnectionRefusedError:
+                assert process.poll() is None, f"versitygw ended with {process.returncode}"
+                assert time.monotonic() < deadline, "versitygw does not listen"
+                try:
+                    process.wait(0.02)  # a pause that ends early if the server does
+                except subprocess.TimeoutExpired:
+                    continue
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def versitygw_binary() -> Path:
+    cache = Path(os.environ.get("LIMBECK_CACHE", Path.home() / ".cache" / "limbeck"))
+    folder = cache / "tools" / f"versitygw-{VERSITYGW}"
+    binary = folder / "versitygw"
+    if not binary.exists():
+        if shutil.which("go") is None:
+            pytest.skip("needs Go to build the S3 server versitygw")
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["go", "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}"],
+            env=os.environ | {"GOBIN": str(folder)},
+            check=True,
+        )
+    return binary
+
+
+@pytest.fixture(scope="session")
+def s3_server(versitygw_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Shared by the whole session; not to be stopped. Each test takes a prefix of its own."""
+    server = S3Server(versitygw_binary, tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_s3_server(versitygw_binary: Path, tmp_path: Path) -> Iterator[S3Server]:
+    """For a test that stops it."""
+    server = S3Server(versitygw_binary, tmp_path / "s3")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.s3)])
+def open_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Storage]:
+    """Opens one empty place anew with each call; local, in memory and on S3."""
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        uri = server.uri()
+        return lambda: server.open(uri)
+    uri = str(tmp_path / "storage") if request.param == "local" else f"memory://{uuid.uuid4().hex}/in/it"
+    return lambda: Storage.open(uri)
+
+
+@pytest.fixture
+def storage(open_storage: Callable[[], Storage]) -> Storage:
+    """One empty storage of each kind."""
+    return open_storage()
+
+
+@pytest.fixture
+def crash_everywhere(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
+    """Runs a scenario of crash_points.py once for each point at which it can die; see there for what comes back."""
+
+    def run(scenario: str) -> list[dict[str, Any]]:
+        program = Path(__file__).with_name("crash_points.py")
+        command = [sys.executable, str(program), scenario, str(tmp_path / scenario)]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        results: list[dict[str, Any]] = json.loads(finished.stdout)
+        points = {result["at"] for result in results}
+        operations = ("open_new", "lock", "write", "fsync", "link", "unlink", "close", "fsync_dir", "make_dir")
+        assert {f"{when} {name}" for when in ("before", "after") for name in operations} <= points
+        assert {"halfway through write", "the end"} <= points
+        return results
+
+    return run
+
+
+class _UnsyncedFiles(LocalFiles):
+    def fsync(self, descriptor: int) -> None:
+        pass
+
+    def fsync_dir(self, path: Path) -> None:
+        pass
+
+
+@pytest.fixture
+def unsynced_files() -> LocalFiles:
+    """For tests that create hundreds of files and not about durability."""
+    return _UnsyncedFiles()
