@@ -56,3 +56,6 @@ FILE_REPORT_HTML: Final = "report.html"
 FILE_MODEL_CARD: Final = "README.md"
 # Folder of TensorBoard event files.
 FOLDER_TENSORBOARD: Final = "tensorboard"
+# The folder of the finished model, and the list of all published files, which is written last.
+FOLDER_MODEL: Final = "model"
+FILE_RESULT: Final = "result.json"

@@ -252,7 +252,7 @@ class Report(ApiModel):
     task: str = Field(description="The task, e.g. ImageText.")
     created_at: datetime = Field(description="When the report was made, e.g. 2026-11-24T06:00:00Z.")
     main_metric: str = Field(description="The metric that recovery is taken of, e.g. recall@10.")
-    environment: Environment = Field(description="Where the figures were measured.")
+    environment: Environment = Field(description="Machine and versions that the figures were measured on.")
     plan: list[PlanEntry] = Field(default_factory=list, description="Derived values, each with its reason.")
     rows: Annotated[list[Row], Field(min_length=1)] = Field(
         description="Teacher, baseline, then the steps in their order; the last is the result."

@@ -94,5 +94,6 @@ def _significant(value: float) -> str:
     """Three significant digits, without an exponent."""
     if value == 0:
         return "0"
+    value = float(f"{value:.3g}")  # so that 0.9998 has the digits of 1
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}"
