@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
@@ -126,6 +126,10 @@ class Row(ApiModel):
         """The value of a metric; None where the row has none."""
         metric = self.metrics.get(name)
         return None if metric is None else metric.value
+
+    def to_wire(self) -> dict[str, Any]:
+        """The row as JSON-ready data in camelCase, nulls included."""
+        return self.model_dump(mode="json", by_alias=True)
 
     def p50_seconds(self, batch_size: int) -> float | None:
         """Median latency at one batch size; None where it was not timed."""
