@@ -26,7 +26,9 @@ _ZERO_CROSSINGS = 16
 # Share of the band that passes; the rest is the filter's slope.
 _PASSED_SHARE = 0.97
 _MAX_PHASES = 640  # 11,025 Hz to 16,000 Hz
-_FULL_SCALE = 32767.0
+FULL_SCALE = 32767.0  # of decoded sound, int16
+# The spectrum of half a minute takes five megabytes.
+_SOUNDS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def decode_audio(data: bytes, target: AudioPreprocessing) -> np.ndarray:
     longest = round(target.chunk_seconds * target.sampling_rate)
     kept = wave.samples[: math.ceil(target.chunk_seconds * wave.rate) + _ZERO_CROSSINGS]
     resampled = resample(kept, wave.rate, target.sampling_rate)[:longest]
-    rounded: np.ndarray = np.round(np.clip(resampled, -1, 1) * _FULL_SCALE).astype(np.int16)
+    rounded: np.ndarray = np.round(np.clip(resampled, -1, 1) * FULL_SCALE).astype(np.int16)
     return rounded
 
 
@@ -78,6 +80,11 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 def log_mel(waveforms_BN: torch.Tensor, target: AudioPreprocessing) -> torch.Tensor:
     """Log-mel features float32 (B, M, T) as Whisper wants them (Radford et al., 2022), waveforms in -1..1."""
+    starts = range(0, len(waveforms_BN), _SOUNDS_AT_ONCE)
+    return torch.cat([_log_mel(waveforms_BN[start : start + _SOUNDS_AT_ONCE], target) for start in starts])
+
+
+def _log_mel(waveforms_BN: torch.Tensor, target: AudioPreprocessing) -> torch.Tensor:
     window = torch.hann_window(target.fft_size)
     spectrum_BFT = torch.stft(
         waveforms_BN, target.fft_size, target.hop_length, window=window, center=True, return_complex=True

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from limbeck.api.v1alpha1.data import Augmentation
-from limbeck_runtime.data.audio import log_mel
+from limbeck_runtime.data.audio import FULL_SCALE, log_mel
 from limbeck_runtime.data.augment import apply_views, is_identity, view_parameters
 from limbeck_runtime.data.cache import ShardCache
 from limbeck_runtime.data.decoded import DecodedShard
-from limbeck_runtime.data.index import DataIndex
+from limbeck_runtime.data.index_records import DataIndex
 from limbeck_runtime.models.preprocessing import Padding, Preprocessing, TextPreprocessing
 
 # What a token that is no target has in `labels`, as torch's cross entropy leaves it out.
@@ -81,10 +81,8 @@ class BatchAssembler:
             if self.labels is Labels.TOKENS:
                 inputs["labels"] = _token_labels(inputs, text)
         if (audio := self.preprocessing.audio) is not None:
-            waveforms = np.zeros((len(positions), round(audio.chunk_seconds * audio.sampling_rate)), np.float32)
-            for places, sounds, _ in parts.audio:
-                waveforms[places, : sounds.shape[1]] = sounds
-            inputs["input_features"] = log_mel(torch.from_numpy(waveforms).div_(32767.0), audio)
+            assert parts.waveforms is not None
+            inputs["input_features"] = log_mel(torch.from_numpy(parts.waveforms), audio)
         if self.labels is Labels.CLASSES:
             inputs["labels"] = torch.tensor(self._class_ids(shards, rows), dtype=torch.int64)
         return Batch(inputs, keys, shards.copy(), rows.copy(), view)
@@ -115,7 +113,9 @@ class _Parts:
         size = 0 if preprocessing.image is None else preprocessing.image.size
         self.images = np.empty((num_samples, 3, size, size), np.uint8) if size else None
         self.tokens: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self.audio: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.waveforms: np.ndarray | None = None
+        if (audio := preprocessing.audio) is not None:
+            self.waveforms = np.zeros((num_samples, round(audio.chunk_seconds * audio.sampling_rate)), np.float32)
 
     def take(self, decoded: DecodedShard, places: np.ndarray, rows: np.ndarray, view: int) -> None:
         """Copy `rows` of a shard to `places` of the batch."""
@@ -128,8 +128,10 @@ class _Parts:
             first = decoded.wordings[rows]
             chosen = first + view % (decoded.wordings[rows + 1] - first)
             self.tokens.append((places, *decoded.tokens.padded(chosen, 0)))
-        if decoded.audio is not None:
-            self.audio.append((places, *decoded.audio.padded(rows, 0)))
+        if self.waveforms is not None and decoded.audio is not None:
+            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+                sound = decoded.audio.row(row)
+                self.waveforms[place, : len(sound)] = sound / np.float32(FULL_SCALE)
 
 
 def _texts(

@@ -14,6 +14,7 @@ from limbeck_runtime.data.samples import MAX_FIELD_BYTES, BadReason, BadSample, 
 
 # The column of an image folder that holds the name of an image's first folder.
 FOLDER_COLUMN = "folder"
+IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
 DEFAULT_KEY_COLUMN = "__key__"
 
 _MISSING = (
@@ -37,7 +38,7 @@ def effective_columns(columns: Columns, data_format: DataFormat) -> Columns:
     if data_format is DataFormat.IMAGE_FOLDER:
         implied: dict[str, str] = {}
         if columns.image is None:
-            implied["image"] = ""
+            implied["image"] = ";".join(IMAGE_ENDINGS)
         if columns.label is None and columns.text is None:
             implied["label"] = FOLDER_COLUMN
         return columns.model_copy(update=implied)

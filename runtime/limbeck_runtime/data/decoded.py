@@ -8,7 +8,7 @@ Left out: labels and keys, which the index holds, and normalised pixels, which w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ from limbeck_runtime.data.audio import decode_audio
 from limbeck_runtime.data.content_hash import ContentHash
 from limbeck_runtime.data.decode import decode_image
 from limbeck_runtime.data.errors import DataError, ShardChangedError
-from limbeck_runtime.data.index import DataIndex, ShardIndex
+from limbeck_runtime.data.index_records import DataIndex, ShardIndex
 from limbeck_runtime.data.read import read_shard
 from limbeck_runtime.data.samples import RawSample, SampleError
 from limbeck_runtime.models.preprocessing import Preprocessing, TextPreprocessing
@@ -47,6 +47,10 @@ class Ragged:
         for row, start in zip(rows, starts.tolist(), strict=False):
             values[start : start + len(row)] = row
         return cls(values, starts)
+
+    def row(self, row: int) -> np.ndarray:
+        """One row, a view."""
+        return self.values[self.starts[row] : self.starts[row + 1]]
 
     def padded(self, rows: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
         """The given rows side by side (len(rows), longest) and their lengths; `fill` stands behind their ends."""
@@ -104,11 +108,13 @@ class ShardDecoder:
         preprocessing: Preprocessing,
         pool: Executor,
         storage_options: Mapping[str, str] | None,
+        stopped: Callable[[], bool],
     ) -> None:
         self._index = index
         self._preprocessing = preprocessing
         self._pool = pool
         self._storage_options = storage_options
+        self._stopped = stopped
         self._tokenizer = None if preprocessing.text is None else preprocessing.text.build_tokenizer()
 
     def decode(self, shard_number: int) -> DecodedShard:
@@ -157,6 +163,8 @@ class ShardDecoder:
         first_row = 0
         try:
             while chunk := list(islice(samples, _SAMPLES_PER_TASK)):
+                if self._stopped():
+                    raise RuntimeError("the data loader is closed")
                 out = None if images is None else images[first_row : first_row + len(chunk)]
                 ahead.append(self._pool.submit(self._decode_chunk, chunk, out))
                 first_row += len(chunk)

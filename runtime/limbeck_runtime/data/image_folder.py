@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from limbeck.api.v1alpha1.data import Columns
-from limbeck_runtime.data.compose import DEFAULT_KEY_COLUMN, FOLDER_COLUMN, compose_sample, key_from
+from limbeck_runtime.data.compose import DEFAULT_KEY_COLUMN, FOLDER_COLUMN, IMAGE_ENDINGS, compose_sample, key_from
 from limbeck_runtime.data.errors import BrokenShardError
 from limbeck_runtime.data.samples import MAX_FIELD_BYTES, BadReason, BadSample, RawSample, SampleError
 from limbeck_runtime.data.shard_ref import ShardRef
 from limbeck_runtime.storage import NotFoundError, ObjectInfo, Storage
 
-IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
 # A shard holds about this many images: enough for one read-ahead, few enough to capture in seconds.
 IMAGES_PER_SHARD = 1024
 _NUM_READS_AHEAD = 16
@@ -60,8 +59,9 @@ def read_image_folder(
         BrokenShardError: a file that was listed is gone.
     """
     assert ref.folder is not None
+    assert columns.image is not None
     storage = Storage.open(ref.folder, options=storage_options)
-    image_endings = [ending for ending in (columns.image or "").lower().split(";") if ending] or IMAGE_ENDINGS
+    image_endings = [ending.strip() for ending in columns.image.lower().split(";")]
     present = frozenset(ref.files)
     images = [path for path in ref.files if _ending(path) in image_endings]
 

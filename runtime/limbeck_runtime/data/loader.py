@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -13,7 +14,7 @@ from limbeck.api.v1alpha1.data import Augmentation, Columns
 from limbeck_runtime.data.batch import Batch, BatchAssembler, Labels
 from limbeck_runtime.data.cache import CacheStats, ShardCache
 from limbeck_runtime.data.decoded import ShardDecoder, estimate_bytes
-from limbeck_runtime.data.index import DataIndex
+from limbeck_runtime.data.index_records import DataIndex
 from limbeck_runtime.data.read import read_shard
 from limbeck_runtime.data.samples import RawSample
 from limbeck_runtime.data.stream import BatchStream
@@ -64,7 +65,8 @@ class BatchLoader:
         _check_budget(index, self.decoded_bytes, self._shard_bytes)
         self._decode_pool = ThreadPoolExecutor(max(1, num_threads), "limbeck-decode")
         self._shard_pool = ThreadPoolExecutor(_NUM_SHARDS_AHEAD, "limbeck-shards")
-        decoder = ShardDecoder(index, preprocessing, self._decode_pool, storage_options)
+        self._closing = threading.Event()
+        decoder = ShardDecoder(index, preprocessing, self._decode_pool, storage_options, self._closing.is_set)
         self._cache = ShardCache(
             decoder.decode, lambda shard: int(self.decoded_bytes[shard]), self._shard_bytes, self._shard_pool
         )
@@ -110,10 +112,11 @@ class BatchLoader:
         return self._cache.stats
 
     def close(self) -> None:
-        """End all streams and threads."""
+        """End all streams and threads, breaking off what they decode."""
+        self._closing.set()
+        self._cache.close()
         for stream in self._streams:
             stream.close()
-        self._cache.close()
         self._shard_pool.shutdown()
         self._decode_pool.shutdown()
 

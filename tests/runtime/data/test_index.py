@@ -174,3 +174,19 @@ def test_the_split_is_the_same_everywhere_and_always() -> None:
     assert "".join("01"[held_out(f"k{number}", 30)] for number in range(24)) == "000001011110111001011001"
     share = sum(held_out(f"k{number}", 30) for number in range(2000)) / 2000
     assert abs(share - 0.3) < 0.03
+
+
+@pytest.mark.parametrize("data_format", list(DataFormat))
+def test_the_index_of_every_format_survives_json(builders: Any, data_format: DataFormat) -> None:
+    data_set = builders.data_set(data_format).add("d", {"k": builders.whole_sample(0)})
+    if data_format is DataFormat.IMAGE_FOLDER:
+        data_set.columns = Columns()
+    index = data_set.index()
+    assert DataIndex.from_json(index.to_json()) == index
+
+
+def test_naming_slices_or_labels_does_not_change_a_shards_identity(tars: Any) -> None:
+    with_all = tars.index()
+    tars.columns = Columns(image="png", text="txt")
+    with_less = tars.index()
+    assert [shard.identity for shard in with_all.shards] == [shard.identity for shard in with_less.shards]
