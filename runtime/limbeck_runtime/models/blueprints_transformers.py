@@ -91,8 +91,9 @@ _LLAMA = {
     r"(model\.(?:language_model\.)?layers\.\d+)\.mlp\.down_proj\.weight": "H M",
     r"(model\.(?:language_model\.)?layers\.\d+)\.(?:input|post_attention)_layernorm\.weight": "H",
     r"model\.(?:language_model\.)?norm\.weight": "H",
-    r"model\.multi_modal_projector\.linear_2\.weight": "H .",
-    r"model\.multi_modal_projector\.linear_2\.bias": "H",
+    r"model\.multi_modal_projector\.linear_1\.weight": "H .",
+    r"model\.multi_modal_projector\.linear_2\.weight": "H H",
+    r"model\.multi_modal_projector\.linear_[12]\.bias": "H",
     r"lm_head\.weight": ". H",
 }
 _TABLES: dict[str, Mapping[str, str]] = {

@@ -77,6 +77,7 @@ def _embed_dim(teacher: ModelBundle | None) -> int | None:
 def _make(tower: Tower, side: str, teacher: ModelBundle | None, fetch: Fetch, field: str) -> Made:
     if tower.loader is TowerLoader.TIMM and side == "text":
         raise TaskError(f"`{field}.loader` must be Transformers or Teacher, got Timm; timm has no text towers")
+    _refuse_ignored(tower, side, field)
     made = _MAKERS[tower.loader](tower, side, teacher, fetch, field)
     if tower.shrink is None:
         return made
@@ -87,6 +88,21 @@ def _make(tower: Tower, side: str, teacher: ModelBundle | None, fetch: Fetch, fi
     if inherited_DW is not None:
         inherited_DW = inherited_DW[:, list(shrunk.kept_outputs)]
     return shrunk.tower, shrunk.record, preprocessing, inherited_DW
+
+
+def _refuse_ignored(tower: Tower, side: str, field: str) -> None:
+    ignored = {
+        "imageSize": tower.image_size is not None and side == "text",
+        "maxTextLength": tower.max_text_length is not None and side == "image",
+        "uri": bool(tower.uri) and tower.loader is TowerLoader.TEACHER,
+        "architecture": bool(tower.architecture) and tower.loader is not TowerLoader.TIMM,
+        "settings": bool(tower.settings) and tower.loader is TowerLoader.TEACHER,
+    }
+    for name, is_set in ignored.items():
+        if is_set:
+            raise ModelFilesError(
+                f"`{field}.{name}` is not read for the {side} tower of the loader {tower.loader}; remove it"
+            )
 
 
 def _from_transformers(tower: Tower, side: str, _teacher: ModelBundle | None, fetch: Fetch, field: str) -> Made:
@@ -107,10 +123,6 @@ def _from_timm(tower: Tower, _side: str, _teacher: ModelBundle | None, fetch: Fe
 def _from_teacher(tower: Tower, side: str, teacher: ModelBundle | None, _fetch: Fetch, field: str) -> Made:
     if teacher is None:
         raise TaskError(f"`{field}.loader` must not be Teacher in a job without `spec.teacher`; add the teacher")
-    if tower.settings or tower.uri or tower.architecture:
-        raise ModelFilesError(
-            f"`{field}` with the loader Teacher must hold no `uri`, `architecture` or `settings`; remove them"
-        )
     whole: Any = teacher.module
     has_side = isinstance(whole, DualEncoder) or (side == "text" and isinstance(whole, TextEmbedder))
     if not has_side or teacher.architecture.edits:

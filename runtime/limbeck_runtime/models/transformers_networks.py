@@ -6,7 +6,7 @@ Left out on purpose: what a task makes of the network (transformers_loader.py).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ def read_config(directory: Path, overrides: Mapping[str, Any], *, field: str) ->
             "save the model with save_pretrained"
         )
     model_type = plain.get("model_type")
+    if "quantization_config" in plain:
+        raise ModelFilesError(
+            f"{path} is of a quantized model, which cannot be trained or compressed; use the float model it came from"
+        )
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if model_type not in CONFIG_MAPPING:
@@ -58,18 +62,15 @@ def read_network(
     """The network in float32 and eval mode, and its record. Raises WeightsError where any weight is missing."""
     files = find_weights(directory)
     check_weights(files)
-    options: dict[str, Any] = {"config": config, "dtype": torch.float32, **(arguments or {})}
-    if files[0].suffix == SAFE_SUFFIX:
-        source: Path | None = directory
-        options |= {"local_files_only": True, "use_safetensors": True}
-        if files[0].name != "model.safetensors" and len(files) == 1:  # a name transformers would not look for
-            source = None
-    else:
-        source = None
-    if source is None:
-        options["state_dict"] = read_weights(directory)
+    options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    options |= arguments or {}
     with quiet_transformers(), _clear_errors(directory):
-        network, info = HEADS[head]().from_pretrained(source, output_loading_info=True, **options)
+        if files[0].name.startswith("model") and files[0].suffix == SAFE_SUFFIX:
+            options |= {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+            network, info = HEADS[head]().from_pretrained(directory, **options)
+        else:  # transformers would look for other names, or read a pickle
+            concrete: Any = _class_of(head, config, arguments or {})
+            network, info = concrete.from_pretrained(None, state_dict=read_weights(directory), **options)
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -80,8 +81,14 @@ def read_network(
     return network.eval(), transformers_record(head, network.config, arguments)
 
 
+def _class_of(head: str, config: Any, arguments: Mapping[str, Any]) -> type[nn.Module]:
+    """The concrete class behind an Auto class: only that takes weights without a directory."""
+    with torch.device("meta"):
+        return type(HEADS[head]()._from_config(config, **arguments))
+
+
 @contextlib.contextmanager
-def _clear_errors(directory: Path) -> Any:
+def _clear_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
