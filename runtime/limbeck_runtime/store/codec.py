@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -260,7 +261,7 @@ def _codec_from_text(text: str) -> Codec:
 
 
 def _encode_floats(values: Array, dtype: str) -> dict[str, Array]:
-    flat_RD = np.ascontiguousarray(values).reshape(len(values), -1)
+    flat_RD = np.ascontiguousarray(values).reshape(len(values), math.prod(values.shape[1:]))
     if dtype == "int8":
         flat_RD = flat_RD.astype(np.float32, copy=False)
         scale_R = np.abs(flat_RD).max(axis=1, initial=0.0) / 127

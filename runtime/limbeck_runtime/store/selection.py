@@ -22,10 +22,12 @@ def top_k_logits(logits_RV: Tensor, k: int) -> dict[str, Tensor]:
     level_R = logits_RV.logsumexp(dim=-1)
     values_RK, indices_RK = logits_RV.topk(k, dim=-1)
     log_probs_RK = values_RK - level_R[:, None]
-    # The rest is what is missing from 1; below float32's resolution of 1 there is nothing to tell it from rounding.
-    tail_R = -torch.expm1(log_probs_RK.logsumexp(dim=-1).clamp(max=0.0))
-    is_empty_R = (tail_R < 2**-22) | (k == logits_RV.shape[-1])
-    tail_log_R = torch.where(is_empty_R, LOG_ZERO, tail_R.clamp(min=1e-30).log())
+    # The rest is what is missing from 1. Below float32's resolution of 1 that is rounding; then the resolution is
+    # taken, because to call a small probability zero costs a loss far more than to call it 6e-8.
+    missing_R = -torch.expm1(log_probs_RK.logsumexp(dim=-1).clamp(max=0.0))
+    tail_log_R = missing_R.clamp(min=2**-24).log()
+    if k == logits_RV.shape[-1]:
+        tail_log_R = torch.full_like(tail_log_R, LOG_ZERO)
     return {
         "indices": indices_RK.int(),
         "log_probs": log_probs_RK.clamp(min=LOG_ZERO),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from limbeck_runtime.storage import AlreadyExistsError, NotFoundError, OutOfSpaceError, Storage
+from limbeck_runtime.storage import AlreadyExistsError, LocalFiles, NotFoundError, OutOfSpaceError, Storage
 from limbeck_runtime.store.codec import Codec
 from limbeck_runtime.store.layout import (
     Compression,
@@ -49,19 +50,25 @@ class TeacherStore:
     """The shards below one storage prefix. `codecs` are what `write` uses; shards tell their own when read."""
 
     def __init__(
-        self, storage: Storage, cache_dir: Path, codecs: Mapping[str, Codec], cache_bytes: int = CACHE_BYTES
+        self,
+        storage: Storage,
+        cache_dir: Path,
+        codecs: Mapping[str, Codec],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        files: LocalFiles | None = None,
     ) -> None:
         self.storage = storage
         self.codecs = dict(codecs)
         self._cache_bytes = cache_bytes
-        self._cache_dir = cache_dir
-        self._cache = Storage.open(str(cache_dir))
+        self._cache = Storage.open(str(cache_dir), files=files)
+        self._settings = (storage, cache_dir, self.codecs, cache_bytes, files)
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
         self._verified: set[tuple[int, int, int, int]] = set()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TeacherStore, (self.storage, self._cache_dir, self.codecs, self._cache_bytes)
+        return _reopen, self._settings
 
     def has(self, identity: str) -> bool:
         """One look-up; does not read the shard."""
@@ -143,8 +150,9 @@ class TeacherStore:
             self._cache.create(path, plain)
         except AlreadyExistsError:
             pass  # another process of this machine was faster
-        except OutOfSpaceError:
-            # The cache only saves time: go on from memory.
+        except OutOfSpaceError as error:
+            # The cache only saves time and memory.
+            warnings.warn(f"{error}. Until then its shards are read from memory.", stacklevel=4)
             return ShardReader(parse(pa.py_buffer(plain), identity, origin), len(plain))
         cached = self._cache.local_path(path)
         assert cached is not None
@@ -172,3 +180,9 @@ class TeacherStore:
                 return
             self._cache.delete(info.path)
             excess -= info.size
+
+
+def _reopen(
+    storage: Storage, cache_dir: Path, codecs: Mapping[str, Codec], cache_bytes: int, files: LocalFiles | None
+) -> TeacherStore:
+    return TeacherStore(storage, cache_dir, codecs, cache_bytes=cache_bytes, files=files)

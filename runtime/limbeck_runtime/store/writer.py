@@ -90,6 +90,7 @@ def _rows_of(name: str, part: str, codec: Codec, outputs: Outputs) -> tuple[Arra
     lengths = outputs.get(lengths_name(name))
     dims = codec.part_dims[part]
     if not isinstance(output, Ragged):
+        output = np.asarray(output)
         if lengths is not None:
             output = Ragged.from_padded(output, np.asarray(lengths))
         elif dims is not None and output.ndim == dims + 1:
