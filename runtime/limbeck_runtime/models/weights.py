@@ -104,10 +104,10 @@ def _read_torch(file: Path) -> dict[str, torch.Tensor]:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{file} is a pickle that holds more than tensors, which is never loaded; save its state dict "
-            "as safetensors"
+            f"{file} is a pickle that holds more than tensors, or damaged; what is not tensors alone is never "
+            "loaded: save the model's state dict as safetensors"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # torch's unpickler raises whatever damaged bytes lead to
         raise _damaged(file, error) from error
     if isinstance(content, dict):
         for wrapper in ("state_dict", "model"):  # what training scripts save around the weights
@@ -123,10 +123,22 @@ def _damaged(file: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{file} cannot be read ({reason}); it is damaged or cut short: copy it again")
 
 
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Parameters that are another one under a second name -> the first name. A weight file may leave them out."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in first:
+            tied[name] = first[id(parameter)]
+        first.setdefault(id(parameter), name)
+    return tied
+
+
 def load_weights(module: nn.Module, state: dict[str, torch.Tensor], *, where: str) -> None:
     """Strict load into `module`; WeightsError lists some of what is missing, left over or of another shape."""
     own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in state]
+    tied = tied_names(module)
+    problems = [f"missing {name}" for name in own if name not in state and tied.get(name) not in state]
     problems += [f"unknown {name}" for name in state if name not in own]
     problems += [
         f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
@@ -136,4 +148,4 @@ def load_weights(module: nn.Module, state: dict[str, torch.Tensor], *, where: st
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise WeightsError(f"{where}: the weights do not fit the architecture: {shown}")
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)

@@ -59,7 +59,14 @@ def save_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) ->
 
 
 _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
-_TEXT = {**_TOWER, "vocab_size": 90, "max_position_embeddings": 12, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+_TEXT = {
+    **_TOWER,
+    "vocab_size": 90,
+    "max_position_embeddings": 12,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
 _VISION = {**_TOWER, "image_size": 16, "patch_size": 8}
 _IMAGES = {
     "do_center_crop": True,
@@ -139,7 +146,9 @@ def llava_network() -> Any:
     torch.manual_seed(6)
     text = {**_TEXT, "model_type": "llama", "max_position_embeddings": 24}
     vision = {**_VISION, "model_type": "clip_vision_model"}
-    return LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=vision, image_token_index=4)).eval()
+    return LlavaForConditionalGeneration(
+        LlavaConfig(text_config=text, vision_config=vision, image_token_index=4)
+    ).eval()
 
 
 @pytest.fixture(scope="session")
@@ -200,3 +209,13 @@ def make_inputs() -> Callable[..., dict[str, torch.Tensor]]:
         return inputs
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tied_directory(save_model: Callable[..., Path]) -> Path:
+    """A language model whose output matrix is its embedding table."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(8)
+    settings = {**_TEXT, "num_key_value_heads": 2, "tie_word_embeddings": True, "layer_types": ["full_attention"] * 4}
+    return save_model("qwen2", Qwen2ForCausalLM(Qwen2Config(**settings)))

@@ -57,20 +57,30 @@ FAMILIES: dict[str, Callable[[int], Record]] = {
     "siglip vision": lambda scale: _vision("siglip_vision_model", scale),
     "timm vit": lambda scale: timm_record(
         "vit_small_patch14_reg4_dinov2",
-        {"img_size": 32, "patch_size": 16, "embed_dim": 16 * scale, "num_heads": 2 * scale, "depth": 2, "num_classes": 5},
+        {
+            "img_size": 32,
+            "patch_size": 16,
+            "embed_dim": 16 * scale,
+            "num_heads": 2 * scale,
+            "depth": 2,
+            "num_classes": 5,
+        },
     ),
     "convnext": lambda scale: timm_record(
-        "convnext_atto", {"dims": [8 * scale, 16 * scale, 24 * scale, 32 * scale], "depths": [1, 1, 2, 1], "num_classes": 5}
+        "convnext_atto",
+        {"dims": [8 * scale, 16 * scale, 24 * scale, 32 * scale], "depths": [1, 1, 2, 1], "num_classes": 5},
     ),
     "resnet of basic blocks": lambda scale: timm_record(
         "resnet18",
         {"channels": [8 * scale, 16 * scale, 16 * scale, 24 * scale], "layers": [2, 2, 1, 1], "num_classes": 5},
     ),
     "resnet of bottlenecks": lambda scale: timm_record(
-        "resnet26", {"channels": [24 * scale, 8 * scale, 16 * scale, 16 * scale], "layers": [2, 1, 1, 1], "num_classes": 5}
+        "resnet26",
+        {"channels": [24 * scale, 8 * scale, 16 * scale, 16 * scale], "layers": [2, 1, 1, 1], "num_classes": 5},
     ),
     "resnet with pooled shortcuts": lambda scale: timm_record(
-        "resnet26d", {"channels": [24 * scale, 8 * scale, 16 * scale, 16 * scale], "layers": [1, 1, 1, 1], "num_classes": 5}
+        "resnet26d",
+        {"channels": [24 * scale, 8 * scale, 16 * scale, 16 * scale], "layers": [1, 1, 1, 1], "num_classes": 5},
     ),
 }
 
@@ -80,10 +90,8 @@ def _run(network: nn.Module, record: Record) -> torch.Tensor:
         if record["library"] == "timm":
             result: torch.Tensor = network(IMAGES)
             return result
-        if "vocab_size" in record["config"]:
-            output = network(input_ids=TOKENS)
-        else:
-            output = network(pixel_values=IMAGES)
+        reads_text = "vocab_size" in record["config"]
+        output = network(input_ids=TOKENS) if reads_text else network(pixel_values=IMAGES)
     for name in ("logits", "pooler_output", "last_hidden_state"):
         found = getattr(output, name, None)
         if isinstance(found, torch.Tensor):

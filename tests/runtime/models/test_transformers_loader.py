@@ -40,7 +40,9 @@ def assert_rebuilds(bundle: ModelBundle, inputs: dict[str, torch.Tensor]) -> Non
     assert weights_identity(module) == weights_identity(bundle.module)
 
 
-def test_clip_gives_the_embeddings_of_its_own_class(clip_directory: Path, clip_network: Any, make_inputs: Inputs) -> None:
+def test_clip_gives_the_embeddings_of_its_own_class(
+    clip_directory: Path, clip_network: Any, make_inputs: Inputs
+) -> None:
     bundle = load(clip_directory, Task.IMAGE_TEXT)
     inputs = make_inputs(bundle.preprocessing)
     with torch.no_grad():
@@ -259,7 +261,7 @@ def test_a_directory_without_a_configuration_is_refused(copy: Path) -> None:
 
 def test_an_unknown_model_type_is_named(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps({"model_type": "brontosaurus"}))
-    with pytest.raises(ModelFilesError, match="names the model type 'brontosaurus', which .* does not know"):
+    with pytest.raises(ModelFilesError, match=r"names the model type 'brontosaurus', which .* does not know"):
         load(copy, Task.TEXT_EMBEDDING)
 
 
@@ -316,9 +318,7 @@ def test_a_pickle_is_refused_and_not_run(copy: Path) -> None:
         load(copy, Task.TEXT_EMBEDDING)
 
 
-def test_weights_cut_into_several_files_are_read_and_a_missing_one_is_named(
-    copy: Path, bert_network: Any
-) -> None:
+def test_weights_cut_into_several_files_are_read_and_a_missing_one_is_named(copy: Path, bert_network: Any) -> None:
     before = load(copy, Task.TEXT_EMBEDDING)
     (copy / "model.safetensors").unlink()
     bert_network.save_pretrained(copy, max_shard_size="20KB")
@@ -336,7 +336,9 @@ def test_a_broken_tokenizer_is_named(copy: Path) -> None:
         load(copy, Task.TEXT_EMBEDDING)
 
 
-def test_sentence_transformers_pooling_is_obeyed_and_unknown_stages_are_refused(copy: Path, make_inputs: Inputs) -> None:
+def test_sentence_transformers_pooling_is_obeyed_and_unknown_stages_are_refused(
+    copy: Path, make_inputs: Inputs
+) -> None:
     stages = [
         {"path": "", "type": "sentence_transformers.models.Transformer"},
         {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
