@@ -11,8 +11,9 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 
@@ -124,21 +125,49 @@ def storage(open_storage: Callable[[], Storage]) -> Storage:
     return open_storage()
 
 
-@pytest.fixture
-def crash_everywhere(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
-    """Runs a scenario of crash_points.py once for each point at which it can die; see there for what comes back."""
+_LOCAL_OPERATIONS = ("open_new", "lock", "write", "fsync", "link", "unlink", "close", "fsync_dir", "make_dir")
 
-    def run(scenario: str) -> list[dict[str, Any]]:
-        program = Path(__file__).with_name("crash_points.py")
-        command = [sys.executable, str(program), scenario, str(tmp_path / scenario)]
-        finished = subprocess.run(command, capture_output=True, text=True)
+
+class Crash(NamedTuple):
+    """One run that was killed: where it worked, at which operation it died, what it had reported as done."""
+
+    storage: Storage
+    at: str
+    done: list[str]
+
+    def left_behind(self) -> set[str]:
+        """Every file there is, finished or not."""
+        root = self.storage.local_path("x")
+        if root is None:
+            return {info.path for info in self.storage.list()}
+        return {
+            Path(parent, name).relative_to(root.parent).as_posix()
+            for parent, _, names in os.walk(root.parent)
+            for name in names
+        }
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def crash_everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], list[Crash]]:
+    """Runs a scenario of crash_points.py once for each point at which it can die."""
+
+    def run(scenario: str) -> list[Crash]:
+        environment = dict(os.environ)
+        if request.param == "s3":
+            server: S3Server = request.getfixturevalue("s3_server")
+            base, operations = server.uri(), ("create",)
+            environment |= {f"AWS_{name.upper()}": value for name, value in server.options.items()}
+            open_storage: Callable[[str], Storage] = server.open
+        else:
+            base, operations = str(tmp_path / scenario), _LOCAL_OPERATIONS
+            open_storage = partial(Storage.open, files=_UnsyncedFiles())
+        command = [sys.executable, str(Path(__file__).with_name("crash_points.py")), scenario, base]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr
-        results: list[dict[str, Any]] = json.loads(finished.stdout)
-        points = {result["at"] for result in results}
-        operations = ("open_new", "lock", "write", "fsync", "link", "unlink", "close", "fsync_dir", "make_dir")
-        assert {f"{when} {name}" for when in ("before", "after") for name in operations} <= points
-        assert {"halfway through write", "the end"} <= points
-        return results
+        results = json.loads(finished.stdout)
+        expected = {f"{when} {name}" for when in ("before", "after") for name in operations} | {"the end"}
+        assert expected <= {result["at"] for result in results}
+        return [Crash(open_storage(result["place"]), result["at"], result["done"]) for result in results]
 
     return run
 

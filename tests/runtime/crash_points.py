@@ -1,10 +1,10 @@
-"""Kill a process before, in the middle of, and after every primitive file operation of a scenario, one kill a run.
+"""Kill a process before and after every operation that changes a store, one kill a run; local writes also halfway.
 
-    python tests/runtime/crash_points.py SCENARIO FOLDER
+    python tests/runtime/crash_points.py SCENARIO PLACE
 
-Run n works in FOLDER/n and dies at its n-th kill point by os._exit(137), so nothing is cleaned up or flushed; the last
-run is the one that finds no point left to die at. Printed as JSON, a list of
-{"folder", "at": which operation, "done": what the run had reported as done before it died}.
+PLACE is a folder or an s3:// prefix. Run n works in PLACE/n and dies at its n-th kill point by os._exit(137), so
+nothing is cleaned up or flushed; the last run is the one that finds no point left to die at. Printed as JSON, a list of
+{"place", "at": which operation, "done": what the run had reported as done before it died}.
 
 One process forks all runs: it has no threads, and starting Python once is a hundred times cheaper.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,62 +26,99 @@ from limbeck_runtime.storage import LocalFiles, Storage
 from limbeck_runtime.store import EmbeddingCodec, TeacherStore
 
 DIED = 137
+CHANGING = ("create", "create_from_file", "delete")
 Report = Callable[[str], None]
 
 
+class KillPoints:
+    """Counts kill points and ends the process at number `at`, which it names on the pipe `log` just before."""
+
+    def __init__(self, at: int, log: int) -> None:
+        self._at = at
+        self._log = log
+        self._passed = 0
+
+    def pass_by(self, point: str) -> None:
+        if self._passed == self._at:
+            self.tell(point)
+            os._exit(DIED)
+        self._passed += 1
+
+    def tell(self, line: str) -> None:
+        os.write(self._log, f"{line}\n".encode())
+
+
 class DyingFiles:
-    """LocalFiles that stop the process at kill point `at`; the point is written to `log` just before.
+    """LocalFiles with kill points.
 
     Syncing is a point to die at, but is not done: a killed process loses nothing that it handed to the kernel, and the
     hundreds of runs would wait for the disk. That all is synced in time is test_local_files.py's business.
     """
 
-    def __init__(self, at: int, log: int) -> None:
+    def __init__(self, points: KillPoints) -> None:
         self._inner = LocalFiles()
-        self._at = at
-        self._log = log
-        self._passed = 0
+        self._points = points
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operation = getattr(self._inner, name)
 
         def observed(*arguments: Any) -> Any:
-            self._pass(f"before {name}")
+            self._points.pass_by(f"before {name}")
             if name == "write":
                 descriptor, data = arguments
                 half = len(data) // 2
                 self._inner.write(descriptor, data[:half])
-                self._pass("halfway through write")
+                self._points.pass_by("halfway through write")
                 self._inner.write(descriptor, data[half:])
                 result = None
             else:
                 result = None if "fsync" in name else operation(*arguments)
-            self._pass(f"after {name}")
+            self._points.pass_by(f"after {name}")
             return result
 
         return observed
 
-    def _pass(self, point: str) -> None:
-        if self._passed == self._at:
-            _tell(self._log, point)
-            os._exit(DIED)
-        self._passed += 1
+
+class DyingBackend:
+    """A cloud backend with kill points around what changes it."""
+
+    def __init__(self, inner: Any, points: KillPoints) -> None:
+        self._inner = inner
+        self._points = points
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = getattr(self._inner, name)
+
+        def observed(*arguments: Any) -> Any:
+            if name in CHANGING:
+                self._points.pass_by(f"before {name}")
+            result = operation(*arguments)
+            if name in CHANGING:
+                self._points.pass_by(f"after {name}")
+            return result
+
+        return observed
 
 
-def create_objects(files: Any, folder: Path, report: Report) -> None:
-    storage = Storage.open(str(folder), files=files)
+def open_dying(place: str, points: KillPoints) -> Storage:
+    if not place.startswith("s3://"):
+        return Storage.open(place, files=DyingFiles(points))  # type: ignore[arg-type]
+    storage = Storage.open(place)
+    return Storage(storage._root, storage._prefix, DyingBackend(storage._backend, points), ())  # type: ignore[arg-type]
+
+
+def create_objects(storage: Storage, report: Report) -> None:
     storage.create("deep/er/first", b"first" * 1000)
     report("deep/er/first")
-    source = folder.parent / f"source-{folder.name}"
-    source.write_bytes(b"second" * 1000)
-    storage.create_from_file("deep/second", source)
+    with tempfile.NamedTemporaryFile() as source:
+        source.write(b"second" * 1000)
+        source.flush()
+        storage.create_from_file("deep/second", Path(source.name))
     report("deep/second")
 
 
-def commit_twice(files: Any, folder: Path, report: Report) -> None:
-    storage = Storage.open(str(folder), files=files)
-    fence = Fence.claim(storage, {"test": "crash"})
-    log = CommitLog(storage.child("log"), fence)
+def commit_twice(storage: Storage, report: Report) -> None:
+    log = CommitLog(storage.child("log"), Fence.claim(storage, {"test": "crash"}))
     for step in (1, 2):
         log.commit({"step": step}, {"weights": b"weights-%d" % step * 500, "optimizer": b"moments-%d" % step * 500})
         report(str(step))
@@ -88,54 +126,36 @@ def commit_twice(files: Any, folder: Path, report: Report) -> None:
         log.janitor()
 
 
-def shard_outputs(shard: int) -> np.ndarray:
-    return np.arange(40, dtype=np.float32).reshape(5, 8) + shard
-
-
-def write_shards(files: Any, folder: Path, report: Report) -> None:
-    store = TeacherStore(Storage.open(str(folder), files=files), folder / "cache", {"embedding": EmbeddingCodec()})
-    for shard in (1, 2):
-        store.write(f"{shard:064d}", [f"key-{row}" for row in range(5)], {"embedding": shard_outputs(shard)}, {})
-        report(str(shard))
+def write_shards(storage: Storage, report: Report) -> None:
+    with tempfile.TemporaryDirectory() as cache:
+        store = TeacherStore(storage, Path(cache), {"embedding": EmbeddingCodec()})
+        for shard in (1, 2):
+            embedding = np.arange(40, dtype=np.float32).reshape(5, 8) + shard
+            store.write(f"{shard:064d}", [f"key-{row}" for row in range(5)], {"embedding": embedding}, {})
+            report(str(shard))
 
 
 SCENARIOS = {"create": create_objects, "commit": commit_twice, "shards": write_shards}
 
 
-def _live_and_die(scenario: str, at: int, folder: Path, writer: int) -> None:
+def _live_and_die(scenario: str, at: int, place: str, log: int) -> None:
+    points = KillPoints(at, log)
     try:
-        SCENARIOS[scenario](DyingFiles(at, writer), folder, lambda done: _tell(writer, f"done:{done}"))
+        SCENARIOS[scenario](open_dying(place, points), lambda done: points.tell(f"done:{done}"))
     except BaseException as error:
-        _tell(writer, f"error: {error!r}")
+        points.tell(f"error: {error!r}")
         os._exit(1)
     os._exit(0)
 
 
-def _tell(writer: int, line: str) -> None:
-    os.write(writer, f"{line}\n".encode())
-
-
-def _live_and_die(scenario: str, at: int, folder: Path, writer: int) -> None:
-    try:
-        SCENARIOS[scenario](DyingFiles(at, writer), folder, lambda done: _tell(writer, f"done:{done}"))
-    except BaseException as error:
-        _tell(writer, f"error: {error!r}")
-        os._exit(1)
-    os._exit(0)
-
-
-def _tell(writer: int, line: str) -> None:
-    os.write(writer, f"{line}\n".encode())
-
-
-def run(scenario: str, base: Path) -> list[dict[str, Any]]:
+def run(scenario: str, base: str) -> list[dict[str, Any]]:
     results = []
     for at in range(10_000):
-        folder = base / str(at)
+        place = f"{base}/{at}"
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            _live_and_die(scenario, at, folder, writer)
+            _live_and_die(scenario, at, place, writer)
         os.close(writer)
         with os.fdopen(reader) as lines:
             told = lines.read().splitlines()
@@ -144,11 +164,11 @@ def run(scenario: str, base: Path) -> list[dict[str, Any]]:
             raise SystemExit(f"run {at} failed: {told}")
         point = "the end" if status == 0 else told.pop()
         done = [line.removeprefix("done:") for line in told]
-        results.append({"folder": str(folder), "at": point, "done": done})
+        results.append({"place": place, "at": point, "done": done})
         if status == 0:
             return results
     raise SystemExit("the scenario does not end")
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], Path(sys.argv[2]))))
+    print(json.dumps(run(sys.argv[1], sys.argv[2])))

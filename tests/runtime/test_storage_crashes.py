@@ -1,32 +1,24 @@
-"""Death at every file operation: nothing half-written is visible, nothing reported done is lost, no debris stays."""
+"""Death at every operation: nothing half-written is visible, nothing reported done is lost, no debris stays."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import pytest
 
 from limbeck_runtime.commitlog import CommitLog, Fence
-from limbeck_runtime.storage import AlreadyExistsError, Storage
-
-
-def _files(folder: Path) -> set[str]:
-    return {str(Path(parent, name).relative_to(folder)) for parent, _, names in os.walk(folder) for name in names}
+from limbeck_runtime.storage import AlreadyExistsError
 
 
 def test_an_object_is_whole_or_absent_wherever_its_writer_dies(crash_everywhere) -> None:
     contents = {"deep/er/first": b"first" * 1000, "deep/second": b"second" * 1000}
 
-    for result in crash_everywhere("create"):
-        folder = Path(result["folder"])
-        storage = Storage.open(str(folder))
+    for crash in crash_everywhere("create"):
+        storage = crash.storage
         visible = {info.path for info in storage.list()}
-        assert visible >= set(result["done"]), result
+        assert visible >= set(crash.done), crash
         for path in visible:
-            assert storage.get(path) == contents[path], result
+            assert storage.get(path) == contents[path], crash
         storage.remove_temporary()
-        assert _files(folder) == visible, result
+        assert crash.left_behind() == visible, crash
         for path, content in contents.items():
             if path in visible:
                 with pytest.raises(AlreadyExistsError):
@@ -35,30 +27,28 @@ def test_an_object_is_whole_or_absent_wherever_its_writer_dies(crash_everywhere)
                 storage.create(path, content)
 
 
-def test_a_commit_is_whole_or_absent_wherever_its_driver_dies(crash_everywhere, unsynced_files) -> None:
-    for result in crash_everywhere("commit"):
-        folder = Path(result["folder"])
-        storage = Storage.open(str(folder), files=unsynced_files)
-        log = CommitLog(storage.child("log"), Fence.claim(storage, {}))
+def test_a_commit_is_whole_or_absent_wherever_its_driver_dies(crash_everywhere) -> None:
+    for crash in crash_everywhere("commit"):
+        log = CommitLog(crash.storage.child("log"), Fence.claim(crash.storage, {}))
 
         latest = log.latest()
 
-        assert log.skipped == (), result
+        assert log.skipped == (), crash
         steps = [commit.record["step"] for commit in log.all()]
-        assert steps == sorted(set(steps)), result
+        assert steps == sorted(set(steps)), crash
         assert (latest is None) == (steps == [])
-        assert (steps or [0])[-1] >= max(map(int, result["done"]), default=0), result
+        assert (steps or [0])[-1] >= max(map(int, crash.done), default=0), crash
         for commit in log.all():
             step = commit.record["step"]
             assert commit.read("weights") == b"weights-%d" % step * 500
             assert commit.read("optimizer") == b"moments-%d" % step * 500
 
         log.janitor()
-        storage.remove_temporary()
+        crash.storage.remove_temporary()
+        left = crash.left_behind()
+        assert not [path for path in left if ".tmp-" in path], crash
         named = {f"log/{file.path}" for commit in log.all() for file in commit.files.values()}
-        others = {path for path in _files(folder) if not path.startswith(("log/commits/", "fence/"))}
-        assert others == named, result
-        assert not [path for path in _files(folder) if ".tmp-" in path], result
+        assert {path for path in left if not path.startswith(("log/commits/", "fence/"))} == named, crash
         log.commit({"step": 99}, {"weights": b"new"})
         again = log.latest()
         assert again is not None

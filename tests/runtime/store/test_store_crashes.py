@@ -1,37 +1,30 @@
-"""A teacher that dies at any file operation leaves no half-written shard and no debris."""
+"""A teacher that dies at any operation leaves no half-written shard and no debris."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from limbeck_runtime.storage import Storage
 from limbeck_runtime.store import EmbeddingCodec, TeacherStore
 
 
-def test_a_shard_is_whole_or_absent_wherever_its_writer_dies(crash_everywhere) -> None:
+def test_a_shard_is_whole_or_absent_wherever_its_writer_dies(crash_everywhere, tmp_path: Path) -> None:
     keys = [f"key-{row}" for row in range(5)]
     outputs = {shard: np.arange(40, dtype=np.float32).reshape(5, 8) + shard for shard in (1, 2)}
-    for result in crash_everywhere("shards"):
-        folder = Path(result["folder"])
-        store = TeacherStore(Storage.open(str(folder)), folder / "cache", {"embedding": EmbeddingCodec()})
+    for number, crash in enumerate(crash_everywhere("shards")):
+        store = TeacherStore(crash.storage, tmp_path / f"cache-{number}", {"embedding": EmbeddingCodec()})
 
         there = {shard for shard in outputs if store.has(f"{shard:064d}")}
 
-        assert there >= {int(shard) for shard in result["done"]}, result
+        assert there >= {int(shard) for shard in crash.done}, crash
         assert store.identities() == {f"{shard:064d}" for shard in there}
         for shard in there:
             reader = store.open(f"{shard:064d}")
             assert reader.keys == tuple(keys)
-            assert (reader.read(range(5))["embedding"] == outputs[shard]).all(), result
+            assert (reader.read(range(5))["embedding"] == outputs[shard]).all(), crash
         store.janitor()
-        assert _count_files(folder) == len(there), result
+        assert len(crash.left_behind()) == len(there), crash
         for shard, embedding in outputs.items():
             written = store.write(f"{shard:064d}", keys, {"embedding": embedding}, {})
             assert written.already_there == (shard in there)
-
-
-def _count_files(folder: Path) -> int:
-    return sum(len(names) for _, _, names in os.walk(folder))
