@@ -20,7 +20,8 @@ from typing import Any, cast
 
 import torch
 
-from limbeck_runtime.commitlog import CommitLog, SkippedCommit
+from limbeck_runtime.commitlog import CommitLog, Fence, SkippedCommit
+from limbeck_runtime.storage import Storage
 from limbeck_runtime.student.image import TensorImage
 
 STATE_FILE = "state.safetensors"
@@ -76,6 +77,7 @@ class Checkpoints:
 
     def load(self) -> Snapshot | None:
         """The newest whole checkpoint of this run; damaged ones that were passed over are in `skipped`."""
+        self._log.prune(_KEEP)  # what a crash may have kept from it, so do it before the janitor
         self._log.janitor()
         commit = self._log.latest()
         self.skipped = self._log.skipped
@@ -165,6 +167,25 @@ class Checkpoints:
         self._log.commit(record, {STATE_FILE: cast("bytes", image.data)})
         self._log.prune(_KEEP)
         return SavedCheckpoint(step, self._clock() - started)
+
+
+@dataclass(frozen=True)
+class CheckpointPlace:
+    """Where a run keeps its checkpoints, to be sent to the worker that writes them."""
+
+    storage: Storage
+    fingerprint: str
+    job_fence: Fence | None = None
+
+    def open(self, interval_seconds: float, owner: Mapping[str, Any]) -> Checkpoints:
+        """Take the place over: a worker of an earlier gang that still lives can commit nothing from now on.
+
+        Raises FencedError if another driver has taken over the job.
+        """
+        if self.job_fence is not None:
+            self.job_fence.check()
+        log = CommitLog(self.storage, Fence.claim(self.storage, owner))
+        return Checkpoints(log, fingerprint=self.fingerprint, interval_seconds=interval_seconds)
 
 
 def _event_on_current_stream(tensors: Mapping[str, torch.Tensor]) -> torch.cuda.Event | None:

@@ -73,15 +73,17 @@ def adamw(
                 f"`headLearningRate` must be for parameters that train, got {pattern!r} that matches none of "
                 f"{_some([name.removeprefix('model/') for name in parameters])}; remove it from `freeze`"
             )
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, type], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         matching = (rate for pattern, rate in learning_rates if fnmatchcase(name, f"model/{pattern}"))
-        key = (next(matching, learning_rate), weight_decay if parameter.dim() > 1 else 0.0)
+        decay = weight_decay if parameter.dim() > 1 else 0.0
+        # By type too: torch's loops over many tensors at once cannot mix sharded and whole ones.
+        key = (next(matching, learning_rate), decay, type(parameter))
         groups.setdefault(key, []).append(parameter)
     optimizer = torch.optim.AdamW(
         [
             {"params": members, "lr": rate, "highest_rate": rate, "weight_decay": decay}
-            for (rate, decay), members in groups.items()
+            for (rate, decay, _), members in groups.items()
         ],
         betas=_BETAS,
         eps=_EPSILON,
@@ -114,7 +116,11 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights after update number `step` (1 is the first)."""
         decay = min(self._decay, step / (step + _AVERAGE_WARMUP_STEPS))
-        torch._foreach_lerp_(list(self.tensors.values()), [p.detach() for p in self._parameters], 1 - decay)
+        if all(type(parameter) is nn.Parameter for parameter in self._parameters):
+            torch._foreach_lerp_(list(self.tensors.values()), [p.detach() for p in self._parameters], 1 - decay)
+            return
+        for average, parameter in zip(self.tensors.values(), self._parameters, strict=True):
+            average.lerp_(parameter.detach(), 1 - decay)
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:

@@ -26,24 +26,44 @@ _PROBE_SAMPLES = 2
 
 
 def share_module(parts: TrainParts, worker: Worker, parallelism: Parallelism, first_batch: TrainBatch) -> nn.Module:
-    """The module to call in place of `parts.module`; call it on all workers at once.
+    """The module to call in place of `parts.module`; call it on all workers at once, with no gradients yet.
 
-    DDP must know whether some parameters take no part in the loss (a pooler that nobody reads). So the first
-    samples are sent through once, which costs less than looking for such parameters in every step.
+    DDP must know whether some parameters take no part in the loss (a pooler that nobody reads). So a few samples
+    are sent through once, which costs less than looking for such parameters in every step. They are sent again
+    through DDP, because it orders its buckets by the first backward pass: a run that goes on must add up
+    gradients in the same order as one that was never stopped, or three workers and more would differ in the
+    last bit.
     """
     if worker.world_size == 1:
         return parts.module
     if parallelism is Parallelism.FULLY_SHARDED:
         return _sharded(parts.module, worker)
-    some_unused = torch.tensor(_some_unused(parts, worker, first_batch), dtype=torch.int32, device=worker.device)
-    dist.all_reduce(some_unused, op=dist.ReduceOp.MAX)
-    return DistributedDataParallel(
+    worker.gather.expect(0)  # the samples that follow are this worker's own
+    few = to_device(part_of(first_batch, 0, min(_PROBE_SAMPLES, len(first_batch.keys))), worker.device)
+    trained = [parameter for parameter in parts.module.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(_probe(parts, parts.module, few), trained, allow_unused=True)
+    unused = torch.tensor(any(gradient is None for gradient in gradients), dtype=torch.int32, device=worker.device)
+    dist.all_reduce(unused, op=dist.ReduceOp.MAX)
+    shared = DistributedDataParallel(
         parts.module,
         device_ids=[worker.device] if worker.device.type == "cuda" else None,
-        broadcast_buffers=False,  # rank 0's go into checkpoints and result; the others' are never read
         gradient_as_bucket_view=True,
-        find_unused_parameters=bool(some_unused.item()),
+        find_unused_parameters=bool(unused.item()),
     )
+    torch.autograd.backward(_probe(parts, shared, few))
+    for parameter in [*trained, *unshared_parameters(shared, parts.loss)]:
+        parameter.grad = None
+    return shared
+
+
+def _probe(parts: TrainParts, module: nn.Module, few: TrainBatch) -> torch.Tensor:
+    """Loss of a few samples, in eval mode so that no running statistics move."""
+    modes = {part: part.training for part in parts.module.modules()}
+    parts.module.eval()
+    terms = parts.loss(module(dict(few.inputs)), few)
+    for part, mode in modes.items():
+        part.training = mode
+    return torch.stack([term.float() for term in terms.values()]).sum()
 
 
 def is_sharded(shared: nn.Module) -> bool:
@@ -65,8 +85,16 @@ def gradients_shared(shared: nn.Module, enabled: bool) -> Iterator[None]:
         yield
 
 
+def unshared_parameters(shared: nn.Module, loss: object) -> list[nn.Parameter]:
+    """Parameters whose gradients `shared` does not exchange: a loss's own, and under FSDP2 those that are whole."""
+    parameters = list(loss.parameters()) if isinstance(loss, nn.Module) else []
+    if is_sharded(shared):
+        parameters += [parameter for parameter in shared.parameters() if type(parameter) is nn.Parameter]
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
 def average_gradients(parameters: Iterable[nn.Parameter], world_size: int) -> None:
-    """Mean over workers of gradients that the shared module does not exchange: those of a loss's own weights."""
+    """Mean over workers of gradients that nothing else exchanges."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -97,20 +125,11 @@ def _sharded(module: nn.Module, worker: Worker) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(worker.device.type, (worker.world_size,))
+    # It cannot cut a scalar (a logit scale); see `unshared_parameters`.
+    scalars = {parameter for parameter in module.parameters() if parameter.dim() == 0}
     for part in module.modules():
         if isinstance(part, nn.ModuleList):
             for block in part:
-                fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+                fully_shard(block, mesh=mesh, ignored_params=scalars)
+    fully_shard(module, mesh=mesh, ignored_params=scalars)
     return module
-
-
-def _some_unused(parts: TrainParts, worker: Worker, batch: TrainBatch) -> bool:
-    training_modes = {part: part.training for part in parts.module.modules()}
-    parts.module.eval()  # so that no running statistics move
-    few = to_device(part_of(batch, 0, min(_PROBE_SAMPLES, len(batch.keys))), worker.device)
-    loss = torch.stack([term for term in parts.loss(parts.module(dict(few.inputs)), few).values()]).sum()
-    for part, mode in training_modes.items():
-        part.training = mode
-    parameters = [parameter for parameter in parts.module.parameters() if parameter.requires_grad]
-    return any(gradient is None for gradient in torch.autograd.grad(loss, parameters, allow_unused=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from limbeck.api.v1alpha1.training import Training
 from limbeck_runtime.student.determinism import seed_everything
@@ -24,7 +25,7 @@ from limbeck_runtime.student.optimization import (
     set_learning_rate,
     trained_parameters,
 )
-from limbeck_runtime.student.parallel import average_gradients, is_sharded, share_module
+from limbeck_runtime.student.parallel import average_gradients, is_sharded, share_module, unshared_parameters
 from limbeck_runtime.student.parts import TrainBatch, TrainParts, Worker, part_of, to_device
 from limbeck_runtime.student.sampler import share_of_batch
 from limbeck_runtime.student.schedule import learning_rate_factor
@@ -45,6 +46,7 @@ class Updater:
         enter_training(parts.module)
         parameters = trained_parameters(parts.module, parts.loss)
         sharded = is_sharded(shared)
+        self._unshared = unshared_parameters(shared, parts.loss)
         self.state = TrainingState(
             parameters,
             persistent_buffers(parts.module, parts.loss),
@@ -79,8 +81,8 @@ class Updater:
             terms = gradients_of_coupled(self._context, self._parts.module, batch, parts)
         else:
             terms = gradients_by_part(self._context, batch, parts)
-        if worker.world_size > 1 and isinstance(self._parts.loss, nn.Module):
-            average_gradients(self._parts.loss.parameters(), worker.world_size)
+        if worker.world_size > 1:
+            average_gradients(self._unshared, worker.world_size)
         return terms
 
     def apply(self, step: int) -> torch.Tensor:
@@ -88,18 +90,31 @@ class Updater:
         self.updating = True
         settings, optimizer = self._settings, self.state.optimizer
         set_learning_rate(optimizer, self.learning_rate_factor(step))
-        gradients = [p.grad for p in self.state.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.state.sharded:
-            norm = whole_tensors({"norm": norm})["norm"]
-        if settings.gradient_clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.state.parameters.values(), settings.gradient_clip_norm, norm)
+        norm = self._clip(settings.gradient_clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self.state.average is not None:
             self.state.average.update(step + 1)
         self.updating = False
         return norm.detach()
+
+    def _clip(self, highest_norm: float) -> torch.Tensor:
+        """Scale gradients down to the norm (0 does not); the norm before, over sharded and whole ones."""
+        alike: dict[type, list[nn.Parameter]] = {}
+        for parameter in self.state.parameters.values():
+            if parameter.grad is not None:
+                alike.setdefault(type(parameter), []).append(parameter)
+        norms = {
+            str(kind): get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+            for kind, parameters in alike.items()
+        }
+        if self.state.sharded:
+            norms = whole_tensors(norms)
+        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        if highest_norm:
+            for parameters in alike.values():
+                clip_grads_with_norm_(parameters, highest_norm, norm)
+        return norm
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor on each group's highest learning rate at a step."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from limbeck.api.v1alpha1.training import Training
 from limbeck_runtime.student.parts import TrainParts, Worker
 from limbeck_runtime.student.sampler import SamplePlan
 
+GOLDEN_TRACE = Path(__file__).parents[2] / "golden" / "student_trace.json"
+
 # Legend: B samples, F = 6 features, H = 8 hidden, D = 4 outputs.
 
 
@@ -25,6 +29,9 @@ class TinyBatch:
     inputs: dict[str, torch.Tensor]
     keys: tuple[str, ...]
     rows: np.ndarray
+
+    def double(self) -> TinyBatch:
+        return replace(self, inputs={name: tensor.double() for name, tensor in self.inputs.items()})
 
 
 class TinyModel(nn.Module):
@@ -110,6 +117,20 @@ def build_tiny(
     )
 
 
+def counted(parts: TrainParts) -> TrainParts:
+    """The same with a loss that is a mean over what each sample holds a different number of, as of tokens."""
+
+    def lengths(batch: TinyBatch) -> torch.Tensor:
+        return torch.from_numpy(1 + batch.rows[:, 1] % 3).to(batch.inputs["image_BF"].dtype)
+
+    def loss(outputs: dict[str, torch.Tensor], batch: TinyBatch) -> dict[str, torch.Tensor]:
+        weights_B = lengths(batch)
+        match_B = 1 - (outputs["image_embedding"] * outputs["text_embedding"]).sum(dim=1)
+        return {"match": (outputs["logit_scale"] * match_B * weights_B).sum() / weights_B.sum()}
+
+    return replace(parts, loss=loss, count=lambda batch: int(lengths(batch).sum()))
+
+
 def tiny_plan(**changes: Any) -> SamplePlan:
     settings: dict[str, Any] = {
         "seed": 5,
@@ -135,11 +156,19 @@ def tiny_settings(plan: SamplePlan, **changes: Any) -> Training:
 class Tiny:
     """The builders above, for tests to take as one fixture."""
 
+    golden_trace = GOLDEN_TRACE
     build = staticmethod(build_tiny)
     plan = staticmethod(tiny_plan)
     settings = staticmethod(tiny_settings)
     batch = staticmethod(tiny_batch)
     model = TinyModel
+
+
+@pytest.fixture
+def golden_losses() -> dict[str, list[float]]:
+    """Reviewed losses of the tiny run, step by step; see the test of the trace for how they are compared."""
+    losses: dict[str, list[float]] = json.loads(GOLDEN_TRACE.read_text())
+    return losses
 
 
 @pytest.fixture
