@@ -149,6 +149,9 @@ def _tokenizer_json(directory: Path) -> str:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         converted: str = tokenizer.backend_tokenizer.to_str()
+        # Where transformers finds no vocabulary it makes a tokenizer without words and says nothing.
+        if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+            raise ValueError("there is no vocabulary")
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
         raise ModelFilesError(
             f"{directory} must hold {TOKENIZER_FILE}, and its other tokenizer files cannot be converted "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,3 +357,52 @@ def test_sentence_transformers_pooling_is_obeyed_and_unknown_stages_are_refused(
     (copy / "modules.json").write_text(json.dumps([*stages, {"path": "2_Dense", "type": "x.Dense"}]))
     with pytest.raises(ModelFilesError, match="holds Dense, which is not read"):
         load(copy, Task.TEXT_EMBEDDING)
+
+
+def test_a_quantized_model_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(ModelFilesError, match="is of a quantized model, which cannot be trained"):
+        load(copy, Task.TEXT_EMBEDDING)
+
+
+@pytest.fixture(scope="module")
+def connections() -> list[str]:
+    """Every look-up of a host and every connection of this process from now on; an audit hook cannot be taken back."""
+    seen: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.getaddrinfo"):
+            seen.append(f"{event} {arguments}")
+
+    sys.addaudithook(hook)
+    return seen
+
+
+@pytest.mark.parametrize("has_tokenizer_json", [True, False])
+def test_nothing_is_looked_up_on_the_network(
+    has_tokenizer_json: bool, copy: Path, connections: list[str], tokenizer_json: str
+) -> None:
+    vocabulary = json.loads(tokenizer_json)["model"]["vocab"]
+    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": 12, "pad_token": "[PAD]"}
+    if not has_tokenizer_json:
+        (copy / "tokenizer.json").unlink()
+        (copy / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=lambda word: vocabulary[word])))
+        (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    connections.clear()
+    bundle = load(copy, Task.TEXT_EMBEDDING)
+    assert connections == []
+    text = bundle.preprocessing.text
+    assert text is not None
+    expected = [2, vocabulary["a"], 3]
+    assert text.encode(text.build_tokenizer(), ["a"]) == [expected]
+
+
+def test_a_tokenizer_in_no_known_form_is_refused(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer_config.json").unlink()
+    for content in (None, "["):
+        if content is not None:
+            (copy / "vocab.json").write_text(content)
+        with pytest.raises(ModelFilesError, match=r"json, and its other tokenizer files cannot be converted"):
+            load(copy, Task.TEXT_EMBEDDING)
