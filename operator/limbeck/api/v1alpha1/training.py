@@ -42,6 +42,13 @@ class Parallelism(StrEnum):
     FULLY_SHARDED = "FullySharded"
 
 
+class LayerRate(ApiModel):
+    """A learning rate of its own for some parameters."""
+
+    parameters: LayerPattern = Field(description="Which parameters, a shell pattern of their names, e.g. text.*.")
+    learning_rate: PositiveNumber = Field(description="Their highest learning rate, e.g. 2e-5.")
+
+
 class Training(ApiModel):
     """Settings of one training run."""
 
@@ -70,6 +77,11 @@ class Training(ApiModel):
     )
     freeze: Annotated[list[LayerPattern], Field(max_length=64)] = Field(
         default_factory=list, description="Parameters that stay as they are, shell patterns, e.g. [text.*]."
+    )
+    layer_rates: Annotated[list[LayerRate], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Rates that differ from `learningRate`; the first match counts, "
+        "e.g. [{parameters: text.*, learningRate: 2e-5}].",
     )
     checkpoint_interval_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(
         60, description="Least time between two checkpoints; 0 writes one at every step, e.g. 60."
@@ -154,7 +166,7 @@ class TeacherOutputs(ApiModel):
         16, description="Bits of each stored embedding value, 8 or 16, e.g. 8."
     )
     window_shards: Annotated[int, Field(ge=1, le=4096)] = Field(
-        8, description="Shards among which samples are shuffled, and that may be captured ahead, e.g. 8."
+        8, description="Shards among which samples are shuffled; as many are open at a time, e.g. 8."
     )
 
 
@@ -231,6 +243,3 @@ class Finetune(Training):
     label_smoothing_percent: Percent = Field(0, description="Share of the target spread over all, e.g. 10.")
     adapter: Adapter = Field(Adapter.FULL, description="All weights, or low-rank updates, e.g. LoRA.")
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Rank of the LoRA updates, e.g. 8.")
-    head_learning_rate: PositiveNumber | None = Field(
-        None, description="Learning rate of towers and heads that start untrained, e.g. 1e-3."
-    )

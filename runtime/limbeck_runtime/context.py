@@ -1,0 +1,112 @@
+"""What every part of a run is handed: where to write, what to tell, when to stop. Made once by the driver."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from limbeck.api.v1alpha1.job import CompressionJob, Spec
+from limbeck_runtime import names
+from limbeck_runtime.commitlog import CommitLog, Fence
+from limbeck_runtime.errors import InterruptedRunError
+from limbeck_runtime.storage import Storage
+from limbeck_runtime.telemetry.events import EventLog
+from limbeck_runtime.telemetry.metrics import Metrics, MetricsServer
+from limbeck_runtime.telemetry.progress import ProgressLog, ProgressRecord, read_history
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of one job."""
+
+    job: CompressionJob
+    output: Storage
+    store: Storage
+    fence: Fence
+    events: EventLog
+    metrics: Metrics
+    progress: ProgressLog
+    progress_path: Path
+    stop: threading.Event
+    scratch: Path
+    device: str
+    num_threads: int
+
+    @property
+    def spec(self) -> Spec:
+        """The resolved spec."""
+        return self.job.spec
+
+    def log(self, *place: str) -> CommitLog:
+        """The commit log at `place` under the output, fenced against older drivers."""
+        return CommitLog(self.output.child("/".join(place)), self.fence)
+
+    def history(self) -> list[ProgressRecord]:
+        """The training history so far, of all attempts that wrote to the same place."""
+        return read_history(self.progress_path.read_bytes())
+
+    def check_stop(self) -> None:
+        """Raise InterruptedRunError where the run was asked to stop and nothing is half done."""
+        if self.stop.is_set():
+            raise InterruptedRunError("stopped on request; run the same command again to go on from here")
+
+
+@contextmanager
+def open_context(
+    job: CompressionJob,
+    *,
+    stop: threading.Event,
+    stream: TextIO,
+    attempt: int,
+    metrics_port: int | None = None,
+    output: Storage | None = None,
+) -> Iterator[Context]:
+    """Claim the output, open the logs, and close all of it at the end.
+
+    `output` replaces the storage that `spec.output` names, for tests that watch or break it.
+
+    Raises:
+        ValueError: a URI cannot be opened. StorageError: the store cannot be written.
+    """
+    import torch
+
+    output = output or Storage.open(job.spec.output.uri)
+    store = Storage.open(job.spec.store.uri) if job.spec.store else output.child("store")
+    fence = Fence.claim(output, {"job": job.metadata.name, "attempt": attempt})
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="limbeck-run-")))
+        # Logs are appended to, which object stores cannot: beside a cloud output they stay in the scratch folder.
+        folder = (output.local_path(names.FILE_PROGRESS) or scratch / names.FILE_PROGRESS).parent
+        events = stack.enter_context(EventLog(stream, folder / names.FILE_EVENTS))
+        progress = ProgressLog(folder / names.FILE_PROGRESS)
+        stack.callback(progress.close)
+        metrics = Metrics(job.metadata.name, _version())
+        if metrics_port is not None:
+            server = MetricsServer(metrics, metrics_port)
+            stack.callback(server.close)
+            events.emit("metrics_serving", url=server.url)
+        yield Context(
+            job=job,
+            output=output,
+            store=store,
+            fence=fence,
+            events=events,
+            metrics=metrics,
+            progress=progress,
+            progress_path=folder / names.FILE_PROGRESS,
+            stop=stop,
+            scratch=scratch,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            num_threads=torch.get_num_threads(),
+        )
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("limbeck")

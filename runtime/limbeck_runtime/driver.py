@@ -1,0 +1,169 @@
+"""The driver: reads one resolved job, runs its pipeline, and says how it ended.
+
+    python -m limbeck_runtime.driver --job job.json
+
+Events go to standard output as JSON lines, everything else to standard error. The exit code tells whether another
+attempt makes sense (see `limbeck.names`), and the last line repeats the outcome as JSON for whoever reads only the log.
+SIGTERM and SIGINT ask for a checkpoint and an orderly stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from limbeck import names
+from limbeck.api.plan import derive_plan
+from limbeck.api.progress import RunState
+from limbeck.api.support import unsupported
+from limbeck.api.v1alpha1.job import CompressionJob
+from limbeck_runtime.errors import InterruptedRunError, InvalidSpecError, RunError
+
+if TYPE_CHECKING:
+    from limbeck.api.report import Report
+    from limbeck_runtime.context import Context
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, for machines."""
+
+    exit_code: int
+    reason: str
+    message: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and return the exit code."""
+    options = _parser().parse_args(arguments)
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    if options.lifeline:
+        threading.Thread(target=_stop_at_end_of_input, args=(stop,), name="lifeline", daemon=True).start()
+    outcome = _run(options, stop)
+    print(f"{names.OUTCOME_PREFIX} {json.dumps(asdict(outcome))}", flush=True)
+    return outcome.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="limbeck_runtime.driver", description="Run one CompressionJob.")
+    parser.add_argument("--job", type=Path, required=True, help="resolved job as JSON")
+    parser.add_argument("--attempt", type=int, default=1, help="number of this attempt, for people")
+    parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics; 0 takes a free port")
+    parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
+    return parser
+
+
+def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
+    """The run, with every way to end it turned into an outcome and told as the last event."""
+    try:
+        job = _resolved(options.job)
+        # Heavy from here on: torch and all that needs it.
+        from limbeck_runtime.context import open_context
+
+        with open_context(
+            job, stop=stop, stream=sys.stdout, attempt=options.attempt, metrics_port=options.metrics_port
+        ) as context:
+            return _run_in(context)
+    except RunError as error:
+        return _ended(error.exit_code, error.reason, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return _ended(1, "Error", f"{type(error).__name__}: {error}")
+
+
+def _resolved(path: Path) -> CompressionJob:
+    """The job with nothing left to derive.
+
+    Raises InvalidSpecError for what this version cannot run, before anything has started.
+    """
+    try:
+        job = CompressionJob.model_validate_json(path.read_text(encoding="utf-8"))
+        plan = derive_plan(job.spec)
+    except (OSError, ValueError) as error:
+        raise InvalidSpecError(str(error)) from error
+    refusals = unsupported(plan.spec)
+    if refusals:
+        raise InvalidSpecError("; ".join(str(refusal) for refusal in refusals))
+    return job.model_copy(update={"spec": plan.spec, "status": job.status.model_copy(update={"plan": plan.entries})})
+
+
+def _run_in(context: Context) -> Outcome:
+    """The pipeline, its end told as an event while the event log is open."""
+    from limbeck_runtime.pipeline import run
+    from limbeck_runtime.report.build import short_table
+
+    try:
+        report, published = run(context)
+    except RunError as error:
+        state = RunState.STOPPED if isinstance(error, InterruptedRunError) else RunState.FAILED
+        context.events.emit("run_finished", state=state, reason=error.reason, message=str(error))
+        return Outcome(error.exit_code, error.reason, str(error))
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        context.events.emit("run_finished", state=RunState.FAILED, reason="Error", message=message)
+        raise
+    passed = report.gate.passed
+    outcome = (
+        Outcome(names.EXIT_OK, "Complete", "the job is complete")
+        if passed
+        else Outcome(names.EXIT_GATE_FAILED, "GateFailed", missed_checks(report))
+    )
+    context.events.emit(
+        "run_finished",
+        state=RunState.COMPLETE if passed else RunState.FAILED,
+        reason=outcome.reason,
+        message=outcome.message,
+        report=published.report,
+        model=published.model,
+        card=published.card,
+        table=short_table(report),
+    )
+    return outcome
+
+
+def missed_checks(report: Report) -> str:
+    """What the gate found wanting, in words."""
+    missed = [
+        f"`spec.target.{check.name}` must be {'at most' if check.at_most else 'at least'} {check.wanted:g}, got "
+        + ("no measurement" if check.reached is None else f"{check.reached:.4g}")
+        + f" ({check.detail})"
+        for check in report.gate.checks
+        if not check.passed
+    ]
+    return "; ".join(missed)
+
+
+def _ended(code: int, reason: str, message: str) -> Outcome:
+    print(message, file=sys.stderr)
+    return Outcome(code, reason, message)
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+
+
+def _stop_at_end_of_input(stop: threading.Event) -> None:
+    """The parent holds the other end of standard input: when it dies, the read ends."""
+    with os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0) as stream:
+        while stream.read(4096):
+            pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

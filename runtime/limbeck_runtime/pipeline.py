@@ -1,0 +1,146 @@
+"""The pipeline of a job from its inputs to the published result. Each piece is a stage: done once, found again.
+
+    data and models -> teacher measured -> [baseline] -> step, measured -> ... -> export, gate, report -> publish
+
+Left out: how a run is started and ended (driver.py), what each step does (steps/), what is measured (judge.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.api.report import LossHistory, Report, Row, RowKind, StepReport
+from limbeck.api.v1alpha1.job import Step
+from limbeck.api.v1alpha1.training import Distil
+from limbeck_runtime.context import Context
+from limbeck_runtime.export.bundle_directory import write_bundle
+from limbeck_runtime.fingerprint import fingerprint
+from limbeck_runtime.inputs import load_inputs
+from limbeck_runtime.judge import Judge
+from limbeck_runtime.models.bundle import ModelBundle
+from limbeck_runtime.models.limbeck_loader import load_bundle
+from limbeck_runtime.publishing import Published, publish
+from limbeck_runtime.report.build import loss_history
+from limbeck_runtime.result import make_result
+from limbeck_runtime.stages import Stage, run_stage
+from limbeck_runtime.steps.finetune import finetune, hard_label_settings
+from limbeck_runtime.steps.step import StepInputs, StepResult
+from limbeck_runtime.steps.table import STEPS
+
+TEACHER = "teacher"
+BASELINE = "baseline"
+
+
+def run(context: Context) -> tuple[Report, Published]:
+    """Run the job to its end and publish what came out, also where the gate says no.
+
+    Raises:
+        InvalidSpecError, UserCodeError, InterruptedRunError: see errors.py.
+        FencedError: a newer driver has taken over.
+    """
+    spec = context.spec
+    inputs = load_inputs(context)
+    judge = Judge(context, inputs)
+    rows: list[Row] = []
+    reports: list[StepReport] = []
+    if inputs.teacher is not None:
+        judge.teacher_row = _teacher_row(context, judge, inputs.teacher)
+        rows.append(judge.teacher_row)
+    current = inputs.student
+    done = fingerprint(current.identity(), inputs.data_identity, spec.data.augmentation.model_dump(), spec.seed)
+    for index, step in enumerate(spec.pipeline):
+        path = f"spec.pipeline[{index}].{step.method_name}"
+        if step.distil is not None and spec.evaluation.baseline and BASELINE not in {row.label for row in rows}:
+            rows.append(_baseline_row(context, judge, step.distil, StepInputs(BASELINE, path, current, inputs, done)))
+        done = fingerprint(done, step.model_dump(mode="json"), inputs.teacher_identity if step.distil else None)
+        stage = _run_step(context, judge, step, StepInputs(step.name, path, current, inputs, done), index)
+        current = load_bundle(stage.folder)
+        rows.append(Row.model_validate(stage.record["row"]))
+        reports.append(_step_report(step, stage))
+        _tell_recovery(context, judge, rows[-1])
+    result = make_result(context, judge, current, rows, reports, done)
+    return result.report, publish(context.output, result.files, result.fingerprint)
+
+
+def _teacher_row(context: Context, judge: Judge, teacher: ModelBundle) -> Row:
+    def work(folder: Path) -> Mapping[str, Any]:
+        directory = folder / "model"
+        write_bundle(teacher, directory)
+        row = judge.row(TEACHER, RowKind.TEACHER, "", teacher, directory)
+        return {"row": row.model_dump(mode="json", by_alias=True)}
+
+    stage = run_stage(context, TEACHER, fingerprint(teacher.identity(), judge.identity), work, keep_files=False)
+    return Row.model_validate(stage.record["row"])
+
+
+def _baseline_row(context: Context, judge: Judge, settings: Distil, inputs: StepInputs) -> Row:
+    """The same student at the same budget, taught by the data alone."""
+    hard = hard_label_settings(settings)
+    known = fingerprint(inputs.fingerprint, BASELINE, hard.model_dump(mode="json"))
+    inputs = StepInputs(inputs.name, inputs.path, inputs.bundle, inputs.job, known)
+    stage = _measured_stage(
+        context, judge, inputs, "finetune", RowKind.BASELINE, lambda: finetune(hard, inputs, context)
+    )
+    return Row.model_validate(stage.record["row"])
+
+
+def _run_step(context: Context, judge: Judge, step: Step, inputs: StepInputs, index: int) -> Stage:
+    total = len(context.spec.pipeline)
+    context.events.emit("step_started", step=step.name, method=step.method_name, index=index + 1, total=total)
+    function = STEPS[step.method_name]
+    stage = _measured_stage(
+        context, judge, inputs, step.method_name, RowKind.STEP, lambda: function(step.method, inputs, context)
+    )
+    context.metrics.step_progress(step.name, 1.0)
+    return stage
+
+
+def _measured_stage(
+    context: Context,
+    judge: Judge,
+    inputs: StepInputs,
+    method: str,
+    kind: RowKind,
+    function: Callable[[], StepResult],
+) -> Stage:
+    """One step and its row in the report, as one stage that holds the model it leaves."""
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        bundle = function().bundle
+        write_bundle(bundle, folder)
+        row = judge.row(inputs.name, kind, method, bundle, folder)
+        history = loss_history(context.history(), inputs.name)
+        return {
+            "row": row.model_dump(mode="json", by_alias=True),
+            "history": None if history is None else history.model_dump(mode="json", by_alias=True),
+        }
+
+    stage = run_stage(context, inputs.name, fingerprint(inputs.fingerprint, judge.identity), work)
+    if stage.reused:
+        context.events.emit(
+            "step_skipped", step=inputs.name, reason="its result is there already, from the same inputs"
+        )
+    else:
+        metrics = {name: metric["value"] for name, metric in stage.record["row"]["metrics"].items()}
+        context.events.emit("step_finished", step=inputs.name, seconds=stage.seconds, metrics=metrics)
+    return stage
+
+
+def _step_report(step: Step, stage: Stage) -> StepReport:
+    history = stage.record.get("history")
+    return StepReport(
+        name=step.name,
+        method=step.method_name,
+        seconds=stage.seconds,
+        skipped=stage.reused,
+        settings=step.method.model_dump(mode="json", by_alias=True, exclude_none=True),
+        history=None if history is None else LossHistory.model_validate(history),
+    )
+
+
+def _tell_recovery(context: Context, judge: Judge, row: Row) -> None:
+    metric = row.metrics.get(judge.main_metric)
+    if metric is not None and metric.recovery_percent is not None:
+        context.metrics.recovered(row.label, metric.recovery_percent / 100)
