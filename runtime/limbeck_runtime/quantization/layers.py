@@ -1,0 +1,204 @@
+"""Int8 layers: int8 weights and float32 scales in plain tensors, served by integer kernels where there are some.
+
+State: `weight_int8`, `weight_scale` (one for each output channel or row), `bias`, and `input_factor` (K,) where a
+linear layer is smoothed: it multiplies the inputs before rounding, and the weights hold its inverse (SmoothQuant,
+Xiao et al., 2023). The calibrated numbers of a layer belong to the architecture record, not to the state:
+  Dynamic   Linear: a zero point for all rows, a scale for each row, so that a sample's answer does not depend on its
+            batch. Conv: scale and zero point follow from each call's whole input, as its padding wants them.
+  Static    one scale and one zero point, calibrated.
+  None      weights only. They are turned to float at the first call and kept: the file is four times smaller, the
+            speed is that of float, and memory is not saved.
+Left out on purpose: training. Gradients do not flow through these layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from limbeck.api.v1alpha1.compression import Activations
+from limbeck_runtime.quantization import kernels
+from limbeck_runtime.quantization.integer_ops import ConvGeometry, convolve, int8_conv, int8_linear
+from limbeck_runtime.quantization.rounding import affine_range_of, dequantize_weight, row_scales
+
+
+@dataclass(frozen=True)
+class InputRounding:
+    """How a layer's inputs become integers. `scale` counts for Static only, `zero_point` for Linear and Static."""
+
+    activations: Activations
+    scale: float = 1.0
+    zero_point: int = 128
+
+
+WEIGHT_ONLY = InputRounding(Activations.NONE)
+
+
+class Int8Layer(nn.Module):
+    """What all int8 layers share: the weight, and what a kernel has made of it for itself."""
+
+    weight_int8: nn.Parameter
+    weight_scale: torch.Tensor
+
+    def __init__(self, weight_int8: nn.Parameter, weight_scale: torch.Tensor) -> None:
+        super().__init__()
+        self.weight_int8 = weight_int8
+        self.register_buffer("weight_scale", weight_scale)
+        self._packed: Any = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The float weight that the integers stand for, computed at each access.
+
+        For code that asks a layer for its weight's type, or multiplies with it by itself.
+        """
+        return dequantize_weight(self.weight_int8, self.weight_scale)
+
+    def packed(self) -> Any:
+        """The weight as the kernel wants it, made at the first call."""
+        if self._packed is None:
+            self._packed = self._pack()
+        return self._packed
+
+    def _pack(self) -> Any:
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._packed = None
+        super()._load_from_state_dict(*arguments, **options)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._packed = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}  # a copy packs for itself
+
+
+class Int8Linear(Int8Layer):
+    """(..., K) float32 to (..., N) float32."""
+
+    bias: nn.Parameter | None
+    input_factor: torch.Tensor | None
+
+    def __init__(
+        self,
+        weight_int8_NK: nn.Parameter,
+        weight_scale_N: torch.Tensor,
+        bias_N: nn.Parameter | None,
+        rounding: InputRounding,
+        input_factor_K: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__(weight_int8_NK, weight_scale_N)
+        self.out_features, self.in_features = weight_int8_NK.shape
+        self.bias = bias_N
+        self.rounding = rounding
+        self.register_buffer("input_factor", input_factor_K)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kind, zero_point = self.rounding.activations, self.rounding.zero_point
+        if self.input_factor is not None:
+            x = x * self.input_factor
+        if _records_a_graph() or (kind is not Activations.NONE and not _integer_kernels(x)):
+            output: torch.Tensor = int8_linear(
+                x, self.weight_int8, self.weight_scale, self.bias, kind.value, self.rounding.scale, zero_point
+            )
+            return output
+        if kind is Activations.NONE:
+            return functional.linear(x, self.packed(), self.bias)
+        if kind is Activations.STATIC:
+            return kernels.run_linear(x, self.rounding.scale, zero_point, self.packed())
+        scale_M1 = row_scales(x, zero_point)
+        output = kernels.run_linear(x / scale_M1, 1.0, zero_point, self.packed())
+        if self.bias is None:
+            return output.mul_(scale_M1)
+        return torch.addcmul(self.bias, output, scale_M1)
+
+    def _pack(self) -> Any:
+        if self.rounding.activations is Activations.NONE:
+            return self.weight.detach()
+        # With a scale for each row the bias comes after the kernel.
+        inside = self.rounding.activations is Activations.STATIC and self.bias is not None
+        bias_N = self.bias.detach() if inside and self.bias is not None else None
+        return kernels.pack_linear(self.weight_int8.detach(), self.weight_scale, bias_N)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.rounding}"
+
+
+class Int8Conv(Int8Layer):
+    """(B, I, ...) float32 to (B, O, ...) float32, in one, two or three dimensions."""
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        weight_int8: nn.Parameter,
+        weight_scale_O: torch.Tensor,
+        bias_O: nn.Parameter | None,
+        rounding: InputRounding,
+        geometry: ConvGeometry,
+    ) -> None:
+        super().__init__(weight_int8, weight_scale_O)
+        self.bias = bias_O
+        self.rounding = rounding
+        self.geometry = geometry
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kind = self.rounding.activations
+        if _records_a_graph() or (kind is not Activations.NONE and not _integer_kernels(x)):
+            output: torch.Tensor = int8_conv(
+                x,
+                self.weight_int8,
+                self.weight_scale,
+                self.bias,
+                *self.geometry.as_arguments(),
+                kind.value,
+                self.rounding.scale,
+                self.rounding.zero_point,
+            )
+            return output
+        if kind is Activations.NONE:
+            return convolve(x, self.packed(), self.bias, self.geometry)
+        if kind is Activations.STATIC:
+            scale: float | torch.Tensor = self.rounding.scale
+            zero_point: int | torch.Tensor = self.rounding.zero_point
+        else:
+            scale, zero_point = affine_range_of(x)
+        return kernels.run_conv(x, scale, zero_point, self.packed(), self.weight_scale, self.bias, self.geometry)
+
+    def _pack(self) -> Any:
+        if self.rounding.activations is Activations.NONE:
+            return self.weight.detach()
+        return kernels.pack_conv(self.weight_int8.detach(), self.weight_scale, self.geometry)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight_int8.shape)}, {self.geometry}, {self.rounding}"
+
+
+class Int8Embedding(Int8Layer):
+    """Token ids to (..., D) float32; only the rows that are looked up become float."""
+
+    def __init__(self, weight_int8_VD: nn.Parameter, weight_scale_V: torch.Tensor) -> None:
+        super().__init__(weight_int8_VD, weight_scale_V)
+        self.num_embeddings, self.embedding_dim = weight_int8_VD.shape
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows = functional.embedding(ids, self.weight_int8).to(self.weight_scale.dtype)
+        return rows * functional.embedding(ids, self.weight_scale.unsqueeze(1))
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+def _records_a_graph() -> bool:
+    return torch.compiler.is_compiling()  # torch.export counts as compiling
+
+
+def _integer_kernels(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and kernels.kernel_support().integer

@@ -1,0 +1,166 @@
+"""The quantize step's work: choose layers, calibrate, convert, and record it so that it can be replayed.
+
+Left out on purpose: Int4 and Float8, training with rounding in the loop, and falling back layer by layer, which
+`limbeck validate` refuses.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from limbeck.api.v1alpha1.compression import Activations, Quantize, Scheme
+from limbeck_runtime.models.bundle import ModelBundle
+from limbeck_runtime.quantization.calibration import (
+    Inputs,
+    Progress,
+    channel_magnitudes,
+    input_roundings,
+    smoothing_factor,
+)
+from limbeck_runtime.quantization.conversion import LayerPlan, convert
+from limbeck_runtime.quantization.errors import QuantizationError
+from limbeck_runtime.quantization.kernels import kernel_support
+from limbeck_runtime.quantization.layers import WEIGHT_ONLY, InputRounding
+from limbeck_runtime.quantization.replay import edit_of
+from limbeck_runtime.quantization.selection import LayerKind, Selection, activations_of, select
+
+
+@dataclass(frozen=True)
+class QuantizeRecord:
+    """What was done, for the report and the log."""
+
+    num_layers: int
+    weight_bits: int
+    kept: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def quantize(
+    bundle: ModelBundle,
+    settings: Quantize,
+    calibration: Sequence[Inputs] = (),
+    *,
+    progress: Progress | None = None,
+) -> tuple[ModelBundle, QuantizeRecord]:
+    """A copy of `bundle` in int8, in eval mode; `bundle` itself is left as it was.
+
+    `calibration` are batches of the model's inputs: needed for Static; for Dynamic they make linear layers more
+    precise (smoothing, and a zero point for each layer). `progress` gets (batches done, batches in all).
+
+    Raises QuantizationError for what the scheme cannot do, naming the field.
+    """
+    _check(bundle.module, settings, calibration)
+    selection = select(bundle.module, settings.skip, embeddings=settings.embeddings)
+    module = copy.deepcopy(bundle.module).eval()
+    passes = _Progress(progress, 2)
+    factors = _factors(module, selection, settings.activations, calibration, passes)
+    plans, notes = _plans(module, selection, settings, calibration, factors, passes)
+    convert(module, plans, factors)
+    architecture = bundle.architecture.with_edit(edit_of(plans))
+    if not kernel_support().integer and settings.activations is not Activations.NONE:
+        notes.append(kernel_support().detail)
+    record = QuantizeRecord(len(plans), 8, dict(selection.kept), tuple(notes))
+    return ModelBundle(module, architecture, bundle.preprocessing, bundle.task), record
+
+
+def _check(module: nn.Module, settings: Quantize, calibration: Sequence[Inputs]) -> None:
+    if settings.scheme is not Scheme.INT8:
+        raise QuantizationError(
+            f"`quantize.scheme` must be Int8, got {settings.scheme.value}; other schemes are not there yet"
+        )
+    if settings.aware:
+        raise QuantizationError("`quantize.aware` must be false, got true; training with rounding is not there yet")
+    if settings.min_agreement_percent is not None:
+        raise QuantizationError(
+            f"`quantize.minAgreementPercent` must be left out, got {settings.min_agreement_percent}; "
+            "use `skip` for layers that must stay in float"
+        )
+    if settings.activations is Activations.STATIC and not calibration:
+        raise QuantizationError(
+            "`quantize.activations` must be Dynamic or None without calibration samples, got Static; "
+            "give training data to calibrate with"
+        )
+    wrong = {str(parameter.dtype) for parameter in module.parameters()} - {"torch.float32"}
+    if wrong:
+        raise QuantizationError(
+            f"`quantize` must start from a float32 model, got {', '.join(sorted(wrong))}; quantize once, at the end"
+        )
+
+
+def _factors(
+    module: nn.Module, selection: Selection, wanted: Activations, batches: Sequence[Inputs], passes: _Progress
+) -> dict[str, torch.Tensor]:
+    """Smoothing factors of the linear layers whose weight is theirs alone."""
+    if wanted is Activations.NONE or not batches:
+        return {}
+    alone = [path for path, kind in selection.chosen.items() if kind is LayerKind.LINEAR and _alone(module, path)]
+    magnitudes = channel_magnitudes(module, alone, batches, passes.next_pass())
+    return {
+        path: smoothing_factor(largest_K, _matrix(module.get_submodule(path))) for path, largest_K in magnitudes.items()
+    }
+
+
+def _plans(
+    module: nn.Module,
+    selection: Selection,
+    settings: Quantize,
+    batches: Sequence[Inputs],
+    factors: Mapping[str, torch.Tensor],
+    passes: _Progress,
+) -> tuple[list[LayerPlan], list[str]]:
+    kinds = {path: activations_of(module.get_submodule(path), settings.activations) for path in selection.chosen}
+    calibrated = {
+        path: kind
+        for path, kind in kinds.items()
+        if kind is Activations.STATIC or (kind is Activations.DYNAMIC and selection.chosen[path] is LayerKind.LINEAR)
+    }
+    roundings: dict[str, InputRounding] = {}
+    if batches and calibrated:
+        roundings = input_roundings(module, calibrated, factors, settings.calibration, batches, passes.next_pass())
+    plans, notes = [], []
+    for path, kind in selection.chosen.items():
+        rounding = roundings.get(path)
+        if rounding is None and kinds[path] is Activations.STATIC:
+            notes.append(f"{path}: no calibration sample reaches it, so only its weights are int8")
+        if rounding is None:
+            rounding = InputRounding(kinds[path]) if kinds[path] is Activations.DYNAMIC else WEIGHT_ONLY
+        plans.append(LayerPlan(path, kind, rounding, smoothed=path in factors))
+    return plans, notes
+
+
+def _alone(module: nn.Module, path: str) -> bool:
+    weight = module.get_submodule(path).weight
+    return sum(parameter is weight for _, parameter in _all_parameters(module)) == 1
+
+
+def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return module.named_parameters(remove_duplicate=False)
+
+
+def _matrix(layer: nn.Module) -> torch.Tensor:
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight if isinstance(layer, nn.Linear) else weight.t()
+
+
+class _Progress:
+    """One count over several passes."""
+
+    def __init__(self, tell: Progress | None, num_passes: int) -> None:
+        self._tell = tell
+        self._num_passes = num_passes
+        self._started = 0
+
+    def next_pass(self) -> Progress | None:
+        """Progress of the pass that begins now."""
+        offset = self._started
+        self._started += 1
+        tell = self._tell
+        if tell is None:
+            return None
+        return lambda done, total: tell(offset * total + done, self._num_passes * total)
