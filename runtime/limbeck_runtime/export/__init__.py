@@ -1,0 +1,1 @@
+"""Files of a finished model: written whole, loaded again, compared with the torch model before they count."""
