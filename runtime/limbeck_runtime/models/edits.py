@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Module:
     """`module` with `edits` done in their order; raises ArchitectureError for a kind that nobody knows.
 
-    An edit gives the right shape and types; the weights are loaded afterwards.
+    An edit gives modules of the right shapes and types, whose state is plain tensors; weights are loaded afterwards.
     """
     if not edits:
         return module
-    from limbeck_runtime.quantization import EDITS  # imports torchao
+    from limbeck_runtime.quantization import EDITS
 
     for edit in edits:
         kind = edit["kind"]

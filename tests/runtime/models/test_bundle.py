@@ -51,16 +51,16 @@ def test_the_identity_of_weights_changes_with(change: str) -> None:
     assert weights_identity(CHANGES[change](make_linear())) != before
 
 
-def test_the_identity_of_weights_sees_into_quantized_tensors() -> None:
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+def test_the_identity_of_weights_sees_into_tensors_that_are_made_of_others() -> None:
+    from torch.testing._internal.two_tensor import TwoTensor
 
-    def quantized(seed: int) -> nn.Module:
-        module = nn.Sequential(make_linear(seed))
-        quantize_(module, Int8WeightOnlyConfig())
+    def made_of(first: float, second: float) -> nn.Module:
+        module = nn.Module()
+        module.register_buffer("pair", TwoTensor(torch.tensor([first]), torch.tensor([second])))
         return module
 
-    assert weights_identity(quantized(0)) == weights_identity(quantized(0))
-    assert weights_identity(quantized(0)) != weights_identity(quantized(1))
+    assert weights_identity(made_of(1, 2)) == weights_identity(made_of(1, 2))
+    assert weights_identity(made_of(1, 2)) != weights_identity(made_of(1, 3))
 
 
 def test_weights_of_every_type_and_size_can_be_identified() -> None:
