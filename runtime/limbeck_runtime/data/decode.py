@@ -41,8 +41,7 @@ def check_image(data: bytes) -> None:
     with _opened(data) as image:
         image.draft("RGB", _SMALLEST)
         _load(image)
-        if image.mode not in ("RGB", "L"):
-            _to_rgb(image)
+        _to_rgb(image)
 
 
 def decode_image(data: bytes, target: ImagePreprocessing) -> np.ndarray:

@@ -28,7 +28,7 @@ def resolve_shards(source: DataSource, storage_options: Mapping[str, str] | None
         ValueError: a file is missing, named twice, or nothing is found at all.
     """
     uris = expand_braces(source.uri)
-    base = fixed_folder(source.uri)
+    base = _base(source.uri)
     if source.format is DataFormat.IMAGE_FOLDER:
         refs = list_image_folder(uris, base, storage_options)
     else:
@@ -48,6 +48,13 @@ def resolve_shards(source: DataSource, storage_options: Mapping[str, str] | None
     return refs
 
 
+def _base(pattern: str) -> str:
+    """What is left off a file's place to make its name: the part that moves when the data set is moved."""
+    if "{" in pattern or pattern.endswith("/"):
+        return fixed_folder(pattern)
+    return ""
+
+
 def _files(uri: str, base: str, data_format: DataFormat, storage_options: Mapping[str, str] | None) -> list[ShardRef]:
     if not uri.endswith("/"):
         folder, name = split_uri(uri)
@@ -55,10 +62,10 @@ def _files(uri: str, base: str, data_format: DataFormat, storage_options: Mappin
         local = storage.local_path(name)
         info = storage.head(name)
         if info is not None and not (local is not None and local.is_dir()):
-            return [_ref(uri, base, info)]
+            return [_ref(uri, base or uri[: -len(name)], info)]
     listed = Storage.open(uri, options=storage_options).list()
     refs = [
-        _ref(f"{uri.rstrip('/')}/{info.path}", base, info)
+        _ref(f"{uri.rstrip('/')}/{info.path}", base or f"{uri}/", info)
         for info in listed
         if info.path.endswith(_ENDINGS[data_format]) and not _hidden(info.path)
     ]

@@ -97,6 +97,14 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
     assert np.abs(pixels.astype(int) - whole.astype(int)).max() < 4
 
 
+def test_a_large_jpeg_keeps_the_detail_that_the_model_can_see() -> None:
+    stripes = np.zeros((800, 800, 3), np.uint8)
+    stripes[:, np.arange(800) % 16 < 8] = 255
+    pixels = decode_image(_encoded(Image.fromarray(stripes), "JPEG", quality=95), _target(200))
+    # Stripes of two pixels each: at the smallest scale they would be grey.
+    assert pixels[0, 100].std() > 90
+
+
 def test_an_extreme_shape_within_bounds_takes_no_extreme_memory() -> None:
     pixels = decode_image(_encoded(_gradient(10_000, 2)), _target(64, Fit.CENTER_CROP))
     assert pixels.shape == (3, 64, 64)

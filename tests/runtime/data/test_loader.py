@@ -115,7 +115,7 @@ def test_each_view_takes_its_wording(builders: Any, preprocessing: Preprocessing
 def test_texts_are_cut_padded_and_led_by_image_tokens_as_the_model_wants(builders: Any) -> None:
     long = " ".join(["word1"] * 40).encode()
     data_set = builders.data_set(DataFormat.WEB_DATASET)
-    data_set.add("d", {"k": builders.whole_sample(0) | {"txt": long}, "l": builders.whole_sample(1)})
+    data_set.add("long", {"k": builders.whole_sample(0) | {"txt": long}}).add("short", {"l": builders.whole_sample(1)})
     preprocessing = builders.preprocessing(
         padding=Padding.MAX_LENGTH,
         max_length=10,
@@ -124,15 +124,17 @@ def test_texts_are_cut_padded_and_led_by_image_tokens_as_the_model_wants(builder
         image_token_id=4,
         num_image_tokens=3,
     )
+    cut = [1, 4, 4, 4, 6, 6, 6, 6, 6, 2]
+    padded = [1, 4, 4, 4, 6, 13, 2, 3, 3, 3]
     with BatchLoader(data_set.index(), preprocessing, labels=Labels.TOKENS) as loader:
-        inputs = loader.batch(np.array([[0, 0], [0, 1]])).inputs
-    assert inputs["input_ids"].tolist() == [
-        [1, 4, 4, 4, 6, 6, 6, 6, 6, 2],
-        [1, 4, 4, 4, 6, 13, 2, 3, 3, 3],
-    ]
-    assert inputs["labels"].tolist() == [
-        [1, -100, -100, -100, 6, 6, 6, 6, 6, 2],
+        both = loader.batch(np.array([[1, 0], [0, 0]])).inputs
+        short = loader.batch(np.array([[1, 0]])).inputs
+    assert both["input_ids"].tolist() == [padded, cut]
+    assert short["input_ids"].tolist() == [padded]
+    assert short["attention_mask"].tolist() == [[1] * 7 + [0] * 3]
+    assert both["labels"].tolist() == [
         [1, -100, -100, -100, 6, 13, 2, -100, -100, -100],
+        [1, -100, -100, -100, 6, 6, 6, 6, 6, 2],
     ]
 
 
@@ -163,6 +165,18 @@ def test_broken_samples_do_not_shift_the_rows(builders: Any, preprocessing: Prep
     assert batch.keys == ("k1", "k2", "k4", "k5")
     assert batch.inputs["labels"].tolist() == [1, 2, 1, 2]
     assert batch.inputs["input_ids"][:, 1].tolist() == [5 + number % 7 for number in (1, 2, 4, 5)]
+
+
+@pytest.mark.parametrize("data_format", list(DataFormat))
+def test_raw_samples_of_every_format_come_without_reading_to_the_end(
+    builders: Any, preprocessing: Preprocessing, data_format: DataFormat
+) -> None:
+    samples = {f"k{number:03d}": builders.whole_sample(number) for number in range(100)}
+    index = builders.data_set(data_format).add("d", samples).index()
+    with BatchLoader(index, preprocessing) as loader:
+        [found] = loader.raw(np.array([[0, 1]]))
+    assert found.key == index.shards[0].keys[1]
+    assert found.image in [parts["png"] for parts in samples.values()]
 
 
 def test_raw_samples_are_read_for_showing(tars: Any, preprocessing: Preprocessing, builders: Any) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from limbeck.api.v1alpha1.data import Columns, DataFormat, DataSource
 from limbeck_runtime.data.index import build_index
+from limbeck_runtime.data.loader import BatchLoader
 from limbeck_runtime.data.sources import resolve_shards
 from limbeck_runtime.storage import Storage
 
@@ -43,6 +45,14 @@ def test_names_do_not_depend_on_where_the_data_set_lies(tmp_path: Path) -> None:
         refs = resolve_shards(_source(f"{tmp_path}/{place}/{{x,y}}/{{1..2}}.parquet", DataFormat.PARQUET))
         names.append([ref.name for ref in refs])
     assert names == [["x/1.parquet", "x/2.parquet", "y/1.parquet", "y/2.parquet"]] * 2
+
+
+@pytest.mark.parametrize("written", ["{}/d", "{}/d/", "{}/d/t.tar", "{}/d/{{t,t2}}.tar"])
+def test_a_files_name_does_not_depend_on_how_the_source_is_written(tmp_path: Path, written: str) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("t.tar", "t2.tar"):
+        (tmp_path / "d" / name).write_bytes(b"x")
+    assert resolve_shards(_source(written.format(tmp_path)))[0].name == "t.tar"
 
 
 @pytest.mark.parametrize(
@@ -89,3 +99,29 @@ def test_data_in_a_memory_store_is_read_as_data_on_a_disk(builders: Any, data_fo
     index = build_index(refs, Columns.model_validate(on_disk.columns), data_format)
     assert [shard.identity for shard in index.shards] == [shard.identity for shard in on_disk.index().shards]
     assert index.num_samples == 5
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("data_format", list(DataFormat))
+def test_data_on_s3_gives_the_same_batches_as_data_on_a_disk(
+    builders: Any, s3_server: Any, data_format: DataFormat
+) -> None:
+    on_disk = builders.data_set(data_format)
+    for name, numbers in (("a", range(30)), ("b", range(30, 50))):
+        on_disk.add(name, {f"k{number:02d}": builders.whole_sample(number) for number in numbers})
+    storage = s3_server.open()
+    for file in sorted(on_disk.folder.rglob("*.*")):
+        storage.create(file.relative_to(on_disk.folder).as_posix(), file.read_bytes())
+    source = _source(f"{storage.uri}/{{a,b}}{on_disk.layout.ending}", data_format)
+    refs = resolve_shards(source, s3_server.options)
+    index = build_index(refs, on_disk.columns, data_format, storage_options=s3_server.options)
+    local = on_disk.index()
+    assert [shard.identity for shard in index.shards] == [shard.identity for shard in local.shards]
+    positions = local.positions()[::3]
+    with (
+        BatchLoader(index, builders.preprocessing(), storage_options=s3_server.options) as remote,
+        BatchLoader(local, builders.preprocessing()) as near,
+    ):
+        batches = [loader.batch(positions).inputs for loader in (remote, near)]
+    for name, tensor in batches[0].items():
+        assert torch.equal(tensor, batches[1][name])
