@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from limbeck_runtime.commitlog import SkippedCommit
 from limbeck_runtime.student.checkpoint import SavedCheckpoint
 
 
@@ -73,6 +74,14 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """Workers were lost: why, and the step from which the gang goes on (None: from the newest checkpoint)."""
+
+    reason: str
+    memory_step: int | None
+
+
+@dataclass(frozen=True)
 class Callbacks:
     """Whom a run tells (on rank 0), and whom it asks after each step whether to stop."""
 
@@ -80,6 +89,8 @@ class Callbacks:
     on_step: Callable[[StepRecord], None] = lambda record: None
     on_checkpoint: Callable[[SavedCheckpoint], None] = lambda saved: None
     should_stop: Callable[[], bool] = lambda: False
+    on_skipped: Callable[[SkippedCommit], None] = lambda skipped: None  # a damaged checkpoint was passed over
+    on_restart: Callable[[Restart], None] = lambda restart: None  # workers were lost, and the gang starts again
 
 
 @dataclass(frozen=True)

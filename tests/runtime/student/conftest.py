@@ -171,7 +171,7 @@ def golden_losses() -> dict[str, list[float]]:
     return losses
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Tiny:
     torch.set_num_threads(1)
     return Tiny()
