@@ -26,7 +26,13 @@ ABANDONED_AFTER_SECONDS = 3600.0
 
 
 class LocalFiles:
-    """The primitive operations that change a disk; tests replace it to stop the process before or after any of them."""
+    """The primitive operations that change a disk; tests replace it to stop the process before or after any of them.
+
+    Without `durable` nothing is synced: for what may be lost with the power because it is checked and can be had again.
+    """
+
+    def __init__(self, *, durable: bool = True) -> None:
+        self._durable = durable
 
     def open_new(self, path: Path) -> int:
         """Create an empty file for writing and return its descriptor; fails if the name is taken."""
@@ -44,7 +50,8 @@ class LocalFiles:
 
     def fsync(self, descriptor: int) -> None:
         """Return when the file's bytes are on the disk."""
-        os.fsync(descriptor)
+        if self._durable:
+            os.fsync(descriptor)
 
     def close(self, descriptor: int) -> None:
         """Close, which drops the lock too."""
@@ -64,6 +71,8 @@ class LocalFiles:
 
     def fsync_dir(self, path: Path) -> None:
         """Return when the folder's names are on the disk."""
+        if not self._durable:
+            return
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

@@ -116,7 +116,7 @@ def open_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[],
         uri = server.uri()
         return lambda: server.open(uri)
     uri = str(tmp_path / "storage") if request.param == "local" else f"memory://{uuid.uuid4().hex}/in/it"
-    return lambda: Storage.open(uri)
+    return lambda: Storage.open(uri, files=LocalFiles(durable=False))
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def crash_everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Callable
             open_storage: Callable[[str], Storage] = server.open
         else:
             base, operations = str(tmp_path / scenario), _LOCAL_OPERATIONS
-            open_storage = partial(Storage.open, files=_UnsyncedFiles())
+            open_storage = partial(Storage.open, files=LocalFiles(durable=False))
         command = [sys.executable, str(Path(__file__).with_name("crash_points.py")), scenario, base]
         finished = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr
@@ -172,15 +172,7 @@ def crash_everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Callable
     return run
 
 
-class _UnsyncedFiles(LocalFiles):
-    def fsync(self, descriptor: int) -> None:
-        pass
-
-    def fsync_dir(self, path: Path) -> None:
-        pass
-
-
 @pytest.fixture
 def unsynced_files() -> LocalFiles:
     """For tests that create hundreds of files and not about durability."""
-    return _UnsyncedFiles()
+    return LocalFiles(durable=False)

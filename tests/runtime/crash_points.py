@@ -23,7 +23,7 @@ import numpy as np
 
 from limbeck_runtime.commitlog import CommitLog, Fence
 from limbeck_runtime.storage import LocalFiles, Storage
-from limbeck_runtime.store import EmbeddingCodec, TeacherStore
+from limbeck_runtime.store import FeatureCodec, TeacherStore
 
 DIED = 137
 CHANGING = ("create", "create_from_file", "delete")
@@ -128,7 +128,7 @@ def commit_twice(storage: Storage, report: Report) -> None:
 
 def write_shards(storage: Storage, report: Report) -> None:
     with tempfile.TemporaryDirectory() as cache:
-        store = TeacherStore(storage, Path(cache), {"embedding": EmbeddingCodec()})
+        store = TeacherStore(storage, Path(cache), {"embedding": FeatureCodec("float32")})
         for shard in (1, 2):
             embedding = np.arange(40, dtype=np.float32).reshape(5, 8) + shard
             store.write(f"{shard:064d}", [f"key-{row}" for row in range(5)], {"embedding": embedding}, {})

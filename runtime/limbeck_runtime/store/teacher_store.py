@@ -37,6 +37,9 @@ CACHE_BYTES = 32 * 2**30
 # An open shard costs a mapping, of which Linux allows a process 65,530, and a little metadata.
 _MAX_OPEN = 1024
 
+# What a file that was verified is known by while the process lives.
+_Stamp = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class WriteResult:
@@ -61,10 +64,10 @@ class TeacherStore:
         self.storage = storage
         self.codecs = dict(codecs)
         self._cache_bytes = cache_bytes
-        self._cache = Storage.open(str(cache_dir), files=files)
+        self._cache = Storage.open(str(cache_dir), files=files or LocalFiles(durable=False))
         self._settings = (storage, cache_dir, self.codecs, cache_bytes, files)
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
-        self._verified: set[tuple[int, int, int, int]] = set()
+        self._verified: set[_Stamp] = set()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -144,28 +147,28 @@ class TeacherStore:
         origin = f"{self.storage.uri}/{path}"
         data = self.storage.get(path)
         verify(data, origin)
+        cached = self._cache.local_path(path)
+        assert cached is not None
         plain = serialize(parse(pa.py_buffer(data), identity, origin), "none")
         self._evict(len(plain))
         try:
             self._cache.create(path, plain)
+            self._verified.add(_stamp(os.stat(cached)))  # written by ourselves from verified bytes
         except AlreadyExistsError:
             pass  # another process of this machine was faster
         except OutOfSpaceError as error:
             # The cache only saves time and memory.
             warnings.warn(f"{error}. Until then its shards are read from memory.", stacklevel=4)
             return ShardReader(parse(pa.py_buffer(plain), identity, origin), len(plain))
-        cached = self._cache.local_path(path)
-        assert cached is not None
         return self._map_file(cached, identity)
 
     def _map_file(self, file: Path, identity: str) -> ShardReader:
         try:
             with pa.memory_map(str(file)) as source:
-                status = os.stat(file)
+                stamp = _stamp(os.stat(file))
                 buffer = source.read_buffer()
         except FileNotFoundError as error:
             raise NotFoundError(f"there is no shard {file}") from error
-        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if stamp not in self._verified:
             verify(buffer, str(file))
             self._verified.add(stamp)
@@ -180,6 +183,10 @@ class TeacherStore:
                 return
             self._cache.delete(info.path)
             excess -= info.size
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _reopen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck_runtime.store.bit_packing import bits_for, pack, row_bytes, unpack
@@ -27,6 +27,7 @@ def _rows(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
     return bits, draw(st.lists(row, min_size=1, max_size=6))
 
 
+@settings(deadline=None)
 @given(_rows())
 def test_any_width_packs_as_the_reference_and_comes_back(case: tuple[int, list[list[int]]]) -> None:
     bits, rows = case

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from limbeck_runtime.store import EmbeddingCodec, TeacherStore
+from limbeck_runtime.store import FeatureCodec, TeacherStore
 
 
 def test_a_shard_is_whole_or_absent_wherever_its_writer_dies(crash_everywhere, tmp_path: Path) -> None:
     keys = [f"key-{row}" for row in range(5)]
     outputs = {shard: np.arange(40, dtype=np.float32).reshape(5, 8) + shard for shard in (1, 2)}
     for number, crash in enumerate(crash_everywhere("shards")):
-        store = TeacherStore(crash.storage, tmp_path / f"cache-{number}", {"embedding": EmbeddingCodec()})
+        store = TeacherStore(crash.storage, tmp_path / f"cache-{number}", {"embedding": FeatureCodec("float32")})
 
         there = {shard for shard in outputs if store.has(f"{shard:064d}")}
 
