@@ -1,9 +1,9 @@
 """What runs inside the Ray cluster and under `limbeck local`: data, teacher, store, student, steps, export, report.
 
-    import limbeck_runtime
+import limbeck_runtime
 
-    model = limbeck_runtime.load("path/to/model")
-    outputs = model.module(inputs)
+model = limbeck_runtime.load("path/to/model")
+outputs = model.module(inputs)
 """
 
 from __future__ import annotations

@@ -46,6 +46,10 @@ class Context:
         """The commit log at `place` under the output, fenced against older drivers."""
         return CommitLog(self.output.child("/".join(place)), self.fence)
 
+    def warn(self, message: str) -> None:
+        """Tell people something that does not stop the run."""
+        self.events.emit("warning", message=message)
+
     def history(self) -> list[ProgressRecord]:
         """The training history so far, of all attempts that wrote to the same place."""
         return read_history(self.progress_path.read_bytes())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -68,13 +69,14 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
     """The run, with every way to end it turned into an outcome and told as the last event."""
     try:
         job = _resolved(options.job)
-        # Heavy from here on: torch and all that needs it.
+        # Heavy from here on: torch and all that needs it. It logs about its own future when transformers comes in.
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         from limbeck_runtime.context import open_context
 
         with open_context(
             job, stop=stop, stream=sys.stdout, attempt=options.attempt, metrics_port=options.metrics_port
         ) as context:
-            return _run_in(context)
+            return _run_in(context, options.attempt)
     except RunError as error:
         return _ended(error.exit_code, error.reason, str(error))
     except Exception as error:
@@ -95,14 +97,24 @@ def _resolved(path: Path) -> CompressionJob:
     refusals = unsupported(plan.spec)
     if refusals:
         raise InvalidSpecError("; ".join(str(refusal) for refusal in refusals))
-    return job.model_copy(update={"spec": plan.spec, "status": job.status.model_copy(update={"plan": plan.entries})})
+    return job.model_copy(
+        update={"spec": plan.spec, "status": job.status.model_copy(update={"plan": list(plan.entries)})}
+    )
 
 
-def _run_in(context: Context) -> Outcome:
+def _run_in(context: Context, attempt: int) -> Outcome:
     """The pipeline, its end told as an event while the event log is open."""
     from limbeck_runtime.pipeline import run
     from limbeck_runtime.report.build import short_table
 
+    context.events.emit(
+        "run_started",
+        job=context.job.metadata.name,
+        steps=[step.name for step in context.spec.pipeline],
+        epoch=context.fence.epoch,
+        attempt=attempt,
+    )
+    context.events.emit("plan", entries=[entry.model_dump() for entry in context.job.status.plan])
     try:
         report, published = run(context)
     except RunError as error:

@@ -15,20 +15,23 @@ from limbeck.api.report import LossHistory, Report, Row, RowKind, StepReport
 from limbeck.api.v1alpha1.job import Step
 from limbeck.api.v1alpha1.training import Distil
 from limbeck_runtime.context import Context
+from limbeck_runtime.evaluation.evaluation import Evaluation
 from limbeck_runtime.export.bundle_directory import write_bundle
 from limbeck_runtime.fingerprint import fingerprint
 from limbeck_runtime.inputs import load_inputs
-from limbeck_runtime.judge import Judge
+from limbeck_runtime.judge import Judge, Judged
 from limbeck_runtime.models.bundle import ModelBundle
 from limbeck_runtime.models.limbeck_loader import load_bundle
 from limbeck_runtime.publishing import Published, publish
 from limbeck_runtime.report.build import loss_history
-from limbeck_runtime.result import make_result
+from limbeck_runtime.result import Finished, make_result
 from limbeck_runtime.stages import Stage, run_stage
 from limbeck_runtime.steps.finetune import finetune, hard_label_settings
 from limbeck_runtime.steps.step import StepInputs, StepResult
 from limbeck_runtime.steps.table import STEPS
 
+# What a model said about each validation sample, kept beside the model.
+EVALUATION_FILE = "evaluation.npz"
 TEACHER = "teacher"
 BASELINE = "baseline"
 
@@ -46,8 +49,8 @@ def run(context: Context) -> tuple[Report, Published]:
     rows: list[Row] = []
     reports: list[StepReport] = []
     if inputs.teacher is not None:
-        judge.teacher_row = _teacher_row(context, judge, inputs.teacher)
-        rows.append(judge.teacher_row)
+        judge.teacher = _judged_teacher(context, judge, inputs.teacher)
+        rows.append(judge.teacher.row)
     current = inputs.student
     done = fingerprint(current.identity(), inputs.data_identity, spec.data.augmentation.model_dump(), spec.seed)
     for index, step in enumerate(spec.pipeline):
@@ -56,23 +59,23 @@ def run(context: Context) -> tuple[Report, Published]:
             rows.append(_baseline_row(context, judge, step.distil, StepInputs(BASELINE, path, current, inputs, done)))
         done = fingerprint(done, step.model_dump(mode="json"), inputs.teacher_identity if step.distil else None)
         stage = _run_step(context, judge, step, StepInputs(step.name, path, current, inputs, done), index)
-        current = load_bundle(stage.folder)
-        rows.append(Row.model_validate(stage.record["row"]))
+        current, judged = load_bundle(stage.folder), _judged(stage)
+        rows.append(judged.row)
         reports.append(_step_report(step, stage))
-        _tell_recovery(context, judge, rows[-1])
-    result = make_result(context, judge, current, rows, reports, done)
+        _tell_recovery(context, judge, judged.row)
+    result = make_result(context, judge, inputs, Finished(current, judged, rows, reports, done))
     return result.report, publish(context.output, result.files, result.fingerprint)
 
 
-def _teacher_row(context: Context, judge: Judge, teacher: ModelBundle) -> Row:
-    def work(folder: Path) -> Mapping[str, Any]:
-        directory = folder / "model"
-        write_bundle(teacher, directory)
-        row = judge.row(TEACHER, RowKind.TEACHER, "", teacher, directory)
-        return {"row": row.model_dump(mode="json", by_alias=True)}
+def _judged_teacher(context: Context, judge: Judge, teacher: ModelBundle) -> Judged:
+    """The yardstick. Its files are not kept: they lie where the job says."""
 
-    stage = run_stage(context, TEACHER, fingerprint(teacher.identity(), judge.identity), work, keep_files=False)
-    return Row.model_validate(stage.record["row"])
+    def work(folder: Path) -> Mapping[str, Any]:
+        directory = context.scratch / "teacher"
+        write_bundle(teacher, directory)
+        return _record(judge.judge(TEACHER, RowKind.TEACHER, "", teacher, directory), folder)
+
+    return _judged(run_stage(context, TEACHER, fingerprint(teacher.identity(), judge.identity), work))
 
 
 def _baseline_row(context: Context, judge: Judge, settings: Distil, inputs: StepInputs) -> Row:
@@ -83,7 +86,7 @@ def _baseline_row(context: Context, judge: Judge, settings: Distil, inputs: Step
     stage = _measured_stage(
         context, judge, inputs, "finetune", RowKind.BASELINE, lambda: finetune(hard, inputs, context)
     )
-    return Row.model_validate(stage.record["row"])
+    return _judged(stage).row
 
 
 def _run_step(context: Context, judge: Judge, step: Step, inputs: StepInputs, index: int) -> Stage:
@@ -110,10 +113,10 @@ def _measured_stage(
     def work(folder: Path) -> Mapping[str, Any]:
         bundle = function().bundle
         write_bundle(bundle, folder)
-        row = judge.row(inputs.name, kind, method, bundle, folder)
+        judged = judge.judge(inputs.name, kind, method, bundle, folder)
         history = loss_history(context.history(), inputs.name)
         return {
-            "row": row.model_dump(mode="json", by_alias=True),
+            **_record(judged, folder),
             "history": None if history is None else history.model_dump(mode="json", by_alias=True),
         }
 
@@ -126,6 +129,17 @@ def _measured_stage(
         metrics = {name: metric["value"] for name, metric in stage.record["row"]["metrics"].items()}
         context.events.emit("step_finished", step=inputs.name, seconds=stage.seconds, metrics=metrics)
     return stage
+
+
+def _record(judged: Judged, folder: Path) -> dict[str, Any]:
+    """What a stage keeps of a measurement: the row in its record, the answers in a file."""
+    (folder / EVALUATION_FILE).write_bytes(judged.evaluation.to_bytes())
+    return {"row": judged.row.to_wire()}
+
+
+def _judged(stage: Stage) -> Judged:
+    evaluation = Evaluation.from_bytes((stage.folder / EVALUATION_FILE).read_bytes())
+    return Judged(Row.model_validate(stage.record["row"]), evaluation)
 
 
 def _step_report(step: Step, stage: Stage) -> StepReport:

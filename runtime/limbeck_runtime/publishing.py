@@ -31,18 +31,15 @@ def publish(output: Storage, files: Mapping[str, Path], fingerprint: str) -> Pub
 
     Raises StorageError; the same call again then completes what is missing.
     """
-    listing = {
-        "fingerprint": fingerprint,
-        "files": {name: _sha256(path) for name, path in sorted(files.items())},
-    }
-    text = json.dumps(listing, indent=1).encode()
+    hashes = {name: _sha256(path) for name, path in sorted(files.items())}
+    text = json.dumps({"fingerprint": fingerprint, "files": hashes}, indent=1).encode()
     if _content(output, names.FILE_RESULT) != text:
         before = _listed(output)
         output.delete(names.FILE_RESULT)
         for name in sorted(before.keys() - files.keys()):
             output.delete(name)
         for name, path in files.items():
-            _copy(output, name, path, listing["files"][name])
+            _copy(output, name, path, hashes[name])
         output.create(names.FILE_RESULT, text)
     model = f"{output.uri}/{names.FOLDER_MODEL}"
     return Published(f"{output.uri}/{names.FILE_REPORT_HTML}", model, f"{model}/{names.FILE_MODEL_CARD}")

@@ -40,12 +40,10 @@ def run_stage(
     name: str,
     fingerprint: str,
     work: Callable[[Path], Mapping[str, Any]],
-    *,
-    keep_files: bool = True,
 ) -> Stage:
     """The committed stage of this name and fingerprint; where there is none, `work(folder)` makes it first.
 
-    `work` gets an empty folder, whose files are committed with the record unless `keep_files` says no.
+    `work` gets an empty folder, whose files are committed with the record.
 
     Raises:
         FencedError: a newer driver has taken over.
@@ -57,14 +55,14 @@ def run_stage(
     folder.mkdir(parents=True)
     commit = log.latest()
     for skipped in log.skipped:
-        context.events.emit("warning", message=f"stage {name}: passed over result {skipped.sequence}: {skipped.reason}")
+        context.warn(f"stage {name}: passed over result {skipped.sequence}: {skipped.reason}")
     if commit is not None and commit.record.get("fingerprint") == fingerprint:
         for file in commit.files:
             (folder / file).write_bytes(commit.read(file))
         return Stage.from_commit(name, commit, folder, reused=True)
     started = time.monotonic()
     record = dict(work(folder))
-    files = {path.name: path for path in sorted(folder.iterdir())} if keep_files else {}
+    files = {path.name: path for path in sorted(folder.iterdir())}
     seconds = time.monotonic() - started
     commit = log.commit({"fingerprint": fingerprint, "record": record, "seconds": seconds}, files)
     log.prune(keep=1)

@@ -94,7 +94,9 @@ class Progress(ApiModel):
     step: Text = Field("", description="The step at work, e.g. distil.")
     samples_per_second: float = Field(0.0, description="Training speed, e.g. 512.5.")
     eta_seconds: Annotated[int, Field(ge=0)] | None = Field(None, description="Time left, e.g. 340.")
-    teacher: TeacherProgress = Field(default_factory=TeacherProgress, description="The teacher pool, e.g. {replicas: 4}.")
+    teacher: TeacherProgress = Field(
+        default_factory=TeacherProgress, description="The teacher pool, e.g. {replicas: 4}."
+    )
     last_update_time: datetime | None = Field(None, description="When this was written, e.g. 2026-11-24T06:00:00Z.")
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +55,7 @@ def local(source: str, *, log_format: str, metrics_port: int | None, verbose: bo
 
 
 def _run(command: list[str], *, log_format: str, log: IO[str] | None, source: str) -> int:
-    view = View.choose(log_format, resume_command=f"limbeck local {source}")
+    view = View.choose(log_format, resume_command=shlex.join(["limbeck", "local", source]))
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # A session of its own: Ctrl-C reaches the child through us, once, as a request to stop.
     child = subprocess.Popen(
@@ -66,8 +68,11 @@ def _run(command: list[str], *, log_format: str, log: IO[str] | None, source: st
         env=environment,
     )
     assert child.stdout is not None
-    with _signals_to(child), view:
+    with _signals_to(child) as asked, view:
         for event in _events(child.stdout):
+            if asked.is_set():
+                asked.clear()
+                view.stopping()
             view.show(event)
         code = child.wait()
         view.close(code)
@@ -75,24 +80,29 @@ def _run(command: list[str], *, log_format: str, log: IO[str] | None, source: st
 
 
 @contextmanager
-def _signals_to(child: subprocess.Popen[str]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on as a request to stop; a second one ends the child at once."""
-    asked = 0
+def _signals_to(child: subprocess.Popen[str]) -> Iterator[threading.Event]:
+    """Pass SIGINT and SIGTERM on as a request to stop; a second one ends the child, and all it started, at once.
+
+    The event is set by the first one.
+    """
+    times = 0
+    asked = threading.Event()
 
     def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal times
+        times += 1
+        asked.set()
         if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL) if asked > 1 else child.send_signal(signal.SIGTERM)
+            os.killpg(child.pid, signal.SIGKILL) if times > 1 else child.send_signal(signal.SIGTERM)
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
         if child.poll() is None:
-            child.kill()
+            os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
 

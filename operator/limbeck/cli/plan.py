@@ -24,7 +24,7 @@ def plan(filename: str, output: str) -> int:
     if output == "yaml":
         resolved = job.model_copy(update={"spec": derived.spec})
         print(
-            dump(resolved.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)),
+            dump(resolved.to_wire()),
             end="",
         )
         return OK

@@ -41,7 +41,7 @@ def quantize(settings: Quantize, inputs: StepInputs, context: Context) -> StepRe
     except QuantizationError as error:
         raise InvalidSpecError(f"`{inputs.path}`: {error}") from error
     for note in record.notes:
-        context.events.emit("warning", message=f"{inputs.name}: {note}")
+        context.warn(f"{inputs.name}: {note}")
     return StepResult(bundle)
 
 

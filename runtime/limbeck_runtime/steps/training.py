@@ -57,15 +57,15 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
 
     def on_restart(restart: Restart) -> None:
         place = "the last checkpoint" if restart.memory_step is None else f"batch {restart.memory_step}, from memory"
-        context.events.emit("warning", message=f"step {name} goes on from {place}: {restart.reason}")
+        context.warn(f"step {name} goes on from {place}: {restart.reason}")
 
     callbacks = Callbacks(
         on_resume=on_resume,
         on_step=on_step,
         on_checkpoint=on_checkpoint,
         should_stop=context.stop.is_set,
-        on_skipped=lambda skipped: context.events.emit(
-            "warning", message=f"checkpoint {skipped.sequence} of {name} was passed over: {skipped.reason}"
+        on_skipped=lambda skipped: context.warn(
+            f"checkpoint {skipped.sequence} of {name} was passed over: {skipped.reason}"
         ),
         on_restart=on_restart,
     )

@@ -12,7 +12,7 @@ from limbeck_runtime.storage import StorageError
 from limbeck_runtime.teacher.capture import CaptureSettings
 from limbeck_runtime.teacher.plan import CaptureTask
 from limbeck_runtime.teacher.pool import PoolCallbacks, PoolProgress, TeacherPool
-from limbeck_runtime.teacher.workers import RayWorkers
+from limbeck_runtime.teacher.ray_workers import RayWorkers
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def capturing(
         )
 
     def give_up(error: BaseException) -> None:
-        context.events.emit("warning", message=f"the teacher gave up: {error}")
+        context.warn(f"the teacher gave up: {error}")
         with suppress(StorageError):
             context.store.create(lost_marker, json.dumps({"error": str(error)}).encode())
 
@@ -47,7 +47,7 @@ def capturing(
     callbacks = PoolCallbacks(
         on_progress=tell,
         on_captured=context.metrics.shard_captured,
-        on_warning=lambda message: context.events.emit("warning", message=message),
+        on_warning=context.warn,
         on_failed=give_up,
     )
     pool = TeacherPool(

@@ -171,5 +171,6 @@ class CompressionJob(ApiModel):
     status: Status = Field(default_factory=Status, description="What has come of it; written by limbeck.")
 
     def to_wire(self) -> dict[str, Any]:
-        """The object as JSON-ready data in camelCase, without fields that hold their default None."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """The object as JSON-ready data in camelCase, only with what was given: defaults may change, wishes stay."""
+        given = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        return {"apiVersion": self.api_version, "kind": self.kind, **given}
