@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from limbeck.api.crd import custom_resource_definition
+from limbeck.api.reference import field_reference
 from limbeck.cli.yaml import dump
 
 # kubectl apply keeps a copy of the object in an annotation of at most 256 KiB.
@@ -55,3 +59,10 @@ def test_each_immutable_field_has_its_own_rule() -> None:
     mutable = {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
     for field in spec["properties"]:
         assert (f"`spec.{field}` must stay" in messages) == (field not in mutable), field
+
+
+def test_the_field_reference_is_up_to_date(request: pytest.FixtureRequest) -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "job.md"
+    if request.config.getoption("--update-golden"):
+        page.write_text(field_reference(), encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == field_reference(), "run `make golden` and review docs/reference/job.md"
