@@ -1,50 +1,44 @@
 """One worker's part of the capture: a shard of data through the teacher into the store.
 
-Runs several shards at a time in threads: one shard is decoded, and another encoded and written, while a third is in
-the model. Left out: which shard is whose turn (queue.py) and where workers run (pool.py).
+Several shards are under way at a time, each in a thread of its caller: one is decoded and made into batches while
+another is in the model and a third is encoded and written. The model takes them one after the other, in the order in
+which they came, so that the shard that the student wants first is ready first.
+Left out: which shard is whose turn (queue.py) and where workers run (workers.py).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from limbeck.api.v1alpha1.data import Augmentation
-from limbeck_runtime.data.batch import Labels
+from limbeck_runtime.data.batch import Batch, Labels
 from limbeck_runtime.data.index import DataIndex
 from limbeck_runtime.data.loader import BatchLoader
 from limbeck_runtime.models.bundle import ModelBundle
 from limbeck_runtime.models.tap import tap
-from limbeck_runtime.store import (
-    LOG_ZERO,
-    Codec,
-    EmbeddingCodec,
-    FeatureCodec,
-    Ragged,
-    SampledCodec,
-    TeacherStore,
-    TopKCodec,
-)
-from limbeck_runtime.store.selection import sample_logits, top_k_logits
+from limbeck_runtime.store import Codec, TeacherStore
+from limbeck_runtime.teacher.outputs import ShardOutputs
 from limbeck_runtime.teacher.plan import CaptureTask
 
-# Legend: N samples of a shard, B of a batch, T tokens, V vocabulary, L tokens of all samples of a batch.
-
 FEATURE_PREFIX = "features."
-# What one forward pass may take of a large vocabulary's logits.
-_LOGIT_BYTES = 256 * 2**20
+# What the logits of one batch may take: a batch is made smaller where a large vocabulary would take more.
+LOGIT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """All that a worker needs to know; picklable."""
+    """All that a worker needs to know; picklable.
+
+    `num_threads` are the threads of a forward pass; None takes as many as the worker has processors.
+    """
 
     teacher: ModelBundle
     index: DataIndex
@@ -71,11 +65,12 @@ class Capturer:
     """The teacher in one process, ready to capture; `capture` may be called by several threads."""
 
     def __init__(self, settings: CaptureSettings) -> None:
-        if settings.num_threads is not None:
-            torch.set_num_threads(settings.num_threads)
         self._settings = settings
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module = settings.teacher.module.eval().to(self._device)
+        self._batch_size = _batch_size(settings)
+        self._features = [name.removeprefix(FEATURE_PREFIX) for name in settings.codecs if is_feature(name)]
+        self._turns = Turns()
         self._loader = BatchLoader(
             settings.index,
             settings.teacher.preprocessing,
@@ -83,8 +78,6 @@ class Capturer:
             seed=settings.seed,
             labels=Labels.NONE,
         )
-        self._forward = threading.Lock()
-        self._features = [name.removeprefix(FEATURE_PREFIX) for name in settings.codecs if _is_feature(name)]
 
     def capture(self, task: CaptureTask) -> CaptureResult:
         """Compute and store the outputs of one task, unless the store has them.
@@ -92,21 +85,15 @@ class Capturer:
         Raises what the data, the teacher or the store raise.
         """
         started = time.monotonic()
-        store = self._settings.store
-        if store.has(task.identity):
-            return CaptureResult(task.identity, task.num_samples, 0, True, 0.0)
-        positions = np.stack(
-            [np.full(task.num_samples, task.shard, np.int64), np.arange(task.num_samples, dtype=np.int64)], axis=1
-        )
-        parts: dict[str, list[np.ndarray | Ragged]] = defaultdict(list)
-        for start in range(0, task.num_samples, self._settings.batch_size):
-            batch = self._loader.batch(positions[start : start + self._settings.batch_size], task.view)
-            for name, values in self._outputs(batch.inputs, task).items():
-                parts[name].append(values)
-        outputs = {name: _joined(name, values) for name, values in parts.items()}
-        keys = self._settings.index.shards[task.shard].keys
-        provenance = {"shard": self._settings.index.shards[task.shard].ref.uri, "view": task.view}
-        written = store.write(task.identity, keys, outputs, provenance)
+        with self._turns.taken() as turn:
+            if self._settings.store.has(task.identity):
+                return CaptureResult(task.identity, task.num_samples, 0, True, time.monotonic() - started)
+            with closing(self._loader.stream(self._batches(task))) as batches:
+                turn.wait()
+                outputs = self._forward(task, batches)
+        shard = self._settings.index.shards[task.shard]
+        provenance = {"shard": shard.ref.uri, "view": task.view}
+        written = self._settings.store.write(task.identity, shard.keys, outputs.joined(), provenance)
         return CaptureResult(
             task.identity, task.num_samples, written.bytes, written.already_there, time.monotonic() - started
         )
@@ -115,72 +102,74 @@ class Capturer:
         """End the decoding threads."""
         self._loader.close()
 
-    def _outputs(self, inputs: Mapping[str, Tensor], task: CaptureTask) -> dict[str, np.ndarray | Ragged]:
-        """What is stored of one batch, by the store's names."""
-        on_device = {name: tensor.to(self._device, non_blocking=True) for name, tensor in inputs.items()}
-        bf16 = self._device.type == "cuda"
+    def _batches(self, task: CaptureTask) -> Iterator[tuple[np.ndarray, int]]:
+        """Positions and view of each batch of the shard."""
+        for start in range(0, task.num_samples, self._batch_size):
+            rows = np.arange(start, min(start + self._batch_size, task.num_samples), dtype=np.int64)
+            yield np.stack([np.full_like(rows, task.shard), rows], axis=1), task.view
+
+    def _forward(self, task: CaptureTask, batches: Iterator[Batch]) -> ShardOutputs:
+        collected = ShardOutputs(task.identity, self._settings.codecs)
         with (
-            self._forward,
             torch.inference_mode(),
-            torch.autocast("cuda", torch.bfloat16, enabled=bf16),
+            torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"),
             tap(self._module, self._features) as features,
         ):
-            outputs = dict(self._module(on_device))
-            outputs |= {FEATURE_PREFIX + name: value for name, value in features.items()}
-            wanted: dict[str, np.ndarray | Ragged] = {}
-            for name, codec in self._settings.codecs.items():
-                wanted |= _reduced(name, outputs[name], codec, on_device.get("attention_mask"), task)
-        return wanted
+            for batch in batches:
+                inputs = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.inputs.items()}
+                outputs = dict(self._module(inputs))
+                outputs |= {FEATURE_PREFIX + name: value for name, value in features.items()}
+                collected.add(outputs, inputs.get("attention_mask"))
+        return collected
 
 
-def _reduced(
-    name: str, values: Tensor, codec: Codec, mask_BT: Tensor | None, task: CaptureTask
-) -> dict[str, np.ndarray | Ragged]:
-    """One signal as its codec takes it; logits are reduced to the few that are kept where they are computed."""
-    if isinstance(codec, EmbeddingCodec | FeatureCodec):
-        return {name: values.float().cpu().numpy()}
-    by_token = values.ndim == 3
-    if by_token:
-        assert mask_BT is not None
-        rows_RV, lengths = values[mask_BT.bool()], mask_BT.sum(dim=1).cpu().numpy()
-    else:
-        rows_RV, lengths = values, None
-    # A student with fewer classes, or with a vocabulary padded to another size, sees the part that both have.
-    rows_RV = rows_RV[:, : codec.vocabulary]
-    step = max(1, _LOGIT_BYTES // (4 * codec.vocabulary))
-    pieces = [_select(rows_RV[start : start + step], codec, task) for start in range(0, len(rows_RV), step)]
-    result: dict[str, np.ndarray | Ragged] = {}
-    for part in pieces[0]:
-        array = _stacked(part, [piece[part] for piece in pieces])
-        result[f"{name}.{part}"] = array if lengths is None else Ragged(array, lengths)
-    return result
+class Turns:
+    """Hands out turns in the order in which they were taken: who waits goes on when all before it are over."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: deque[Turn] = deque()
+
+    @contextmanager
+    def taken(self) -> Iterator[Turn]:
+        """Stand in line at once; the place is given up at the end of the block, whether it was waited for or not."""
+        turn = Turn(self)
+        with self._changed:
+            self._line.append(turn)
+        try:
+            yield turn
+        finally:
+            with self._changed:
+                self._line.remove(turn)
+                self._changed.notify_all()
+
+    def wait_for(self, turn: Turn) -> None:
+        """Return when nobody stands before `turn`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._line[0] is turn)
 
 
-def _select(rows_RV: Tensor, codec: TopKCodec | SampledCodec, task: CaptureTask) -> dict[str, np.ndarray]:
-    if isinstance(codec, TopKCodec):
-        kept = top_k_logits(rows_RV, codec.k)
-    else:
-        generator = torch.Generator(rows_RV.device).manual_seed(int(task.identity[:12], 16))
-        kept = sample_logits(rows_RV, codec.num_samples, generator)
-    return {part: values.cpu().numpy() for part, values in kept.items()}
+class Turn:
+    """A place in line."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def wait(self) -> None:
+        """Return when it is this one's turn."""
+        self._turns.wait_for(self)
 
 
-def _joined(name: str, values: list[np.ndarray | Ragged]) -> np.ndarray | Ragged:
-    """The batches of a shard, one after the other."""
-    part = name.rpartition(".")[2]
-    rows = _stacked(part, [value.values if isinstance(value, Ragged) else value for value in values])
-    lengths = [value.lengths for value in values if isinstance(value, Ragged)]
-    return Ragged(rows, np.concatenate(lengths)) if lengths else rows
-
-
-def _stacked(part: str, arrays: list[np.ndarray]) -> np.ndarray:
-    """Rows of several arrays. Draws are as wide as the row with most different ones, so some must be made wider."""
-    widths = {array.shape[1] for array in arrays if array.ndim == 2}
-    if len(widths) > 1:
-        fill = 0 if part == "indices" else LOG_ZERO
-        arrays = [np.pad(array, ((0, 0), (0, max(widths) - array.shape[1])), constant_values=fill) for array in arrays]
-    return np.concatenate(arrays)
-
-
-def _is_feature(name: str) -> bool:
+def is_feature(name: str) -> bool:
+    """Whether a signal is the output of an inner layer."""
     return name.startswith(FEATURE_PREFIX)
+
+
+def _batch_size(settings: CaptureSettings) -> int:
+    """Samples of one forward pass: as asked, or fewer where logits by token would take too much memory."""
+    text = settings.teacher.preprocessing.text
+    vocabularies = [getattr(codec, "vocabulary", 0) for codec in settings.codecs.values()]
+    sample_bytes = 4 * max(vocabularies, default=0) * (1 if text is None else text.max_length)
+    if sample_bytes == 0:
+        return settings.batch_size
+    return max(1, min(settings.batch_size, LOGIT_BYTES // sample_bytes))

@@ -1,14 +1,14 @@
 """Which worker captures which shard: leases over an ordered list of tasks. Pure; the caller brings the clock.
 
-A task is open, leased to one worker, or done. A worker that dies or goes silent loses its leases, and their tasks are
-open again, at the front. A task that fails too often ends the capture: the data or the teacher are at fault, not
-the worker.
+A task is open, leased to one worker, or done. All leases of a worker run on as long as it is heard of; a worker that
+dies or goes silent loses them, and their tasks are open again, before those that come later. A task that fails too
+often ends the capture: the data or the teacher are at fault, not the worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import heapq
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from limbeck_runtime.teacher.plan import CaptureTask
@@ -18,13 +18,7 @@ MAX_FAILURES: Final = 3
 
 
 class CaptureFailedError(RuntimeError):
-    """A shard could not be captured however often it was tried."""
-
-
-@dataclass
-class _Lease:
-    worker: str
-    expires_at: float
+    """The teacher's outputs cannot be captured however often it is tried."""
 
 
 class ShardQueue:
@@ -33,8 +27,9 @@ class ShardQueue:
     Args:
         tasks: in the order in which the student wants them.
         done: identities that the store has already.
-        lease_seconds: a worker that says nothing for so long loses its tasks.
-        lookahead: most tasks that may be leased or done beyond those consumed; None does not bound it.
+        lease_seconds: a worker that is not heard of for so long loses its tasks.
+        lookahead: most tasks that may be leased or done beyond those that the student has begun; None does not
+            bound it.
     """
 
     def __init__(
@@ -45,10 +40,20 @@ class ShardQueue:
         lease_seconds: float,
         lookahead: int | None = None,
     ) -> None:
-        # Equal samples in two places have one identity and are captured once.
-        self._tasks = {task.identity: task for task in tasks}
+        if lookahead is not None and lookahead < 1:
+            raise ValueError(f"`lookahead` must be at least 1 shard, got {lookahead}")
+        # Equal samples in two places have one identity and are captured once, in the first place.
+        self._tasks = {task.identity: task for task in reversed(tasks)}
+        self._identities = list(dict.fromkeys(task.identity for task in tasks))
+        self._places = {identity: place for place, identity in enumerate(self._identities)}
+        # How many different tasks there are among the first n of the student's order.
+        self._different = [0]
+        for task in tasks:
+            self._different.append(max(self._different[-1], self._places[task.identity] + 1))
         self._done = self._tasks.keys() & set(done)
-        self._leases: dict[str, _Lease] = {}
+        self._open = [place for identity, place in self._places.items() if identity not in self._done]
+        self._leases: dict[str, str] = {}
+        self._heard: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._lease_seconds = lease_seconds
         self._lookahead = lookahead
@@ -71,19 +76,35 @@ class ShardQueue:
 
     def lease(self, worker: str, now: float) -> CaptureTask | None:
         """The next open task, leased to `worker`; None when there is none now."""
-        for place, (identity, task) in enumerate(self._tasks.items()):
-            if self._lookahead is not None and place >= self._num_consumed + self._lookahead:
+        while self._open:
+            place = self._open[0]
+            if not self._is_open(place):
+                heapq.heappop(self._open)  # done by someone else meanwhile
+                continue
+            if not self._is_in_reach(place):
                 return None
-            if identity not in self._done and identity not in self._leases:
-                self._leases[identity] = _Lease(worker, now + self._lease_seconds)
-                return task
+            heapq.heappop(self._open)
+            identity = self._identities[place]
+            self._leases[identity] = worker
+            self._heard.setdefault(worker, now)
+            return self._tasks[identity]
         return None
 
     def heartbeat(self, worker: str, now: float) -> None:
         """`worker` is alive: its leases run on."""
-        for lease in self._leases.values():
-            if lease.worker == worker:
-                lease.expires_at = now + self._lease_seconds
+        self._heard[worker] = now
+
+    def silent(self, now: float) -> list[str]:
+        """Workers that were heard of once, and too long ago."""
+        return sorted(worker for worker, heard in self._heard.items() if heard + self._lease_seconds <= now)
+
+    def release(self, worker: str) -> list[CaptureTask]:
+        """Take all tasks from a worker that is gone, and forget it."""
+        self._heard.pop(worker, None)
+        released = [identity for identity, holder in self._leases.items() if holder == worker]
+        for identity in released:
+            self._reopen(identity)
+        return [self._tasks[identity] for identity in released]
 
     def complete(self, identity: str) -> None:
         """The outputs are in the store, whoever put them there."""
@@ -95,35 +116,33 @@ class ShardQueue:
 
         Raises CaptureFailedError after `MAX_FAILURES`.
         """
-        self._leases.pop(identity, None)
         failures = self._failures[identity] = self._failures.get(identity, 0) + 1
         if failures >= MAX_FAILURES:
             task = self._tasks[identity]
             raise CaptureFailedError(
                 f"the teacher failed {failures} times on shard {task.shard}, view {task.view}; the last time: {reason}"
             )
+        self._reopen(identity)
 
-    def release(self, worker: str) -> list[CaptureTask]:
-        """Take all tasks from a worker that is gone."""
-        mine = [identity for identity, lease in self._leases.items() if lease.worker == worker]
-        for identity in mine:
-            del self._leases[identity]
-        return [self._tasks[identity] for identity in mine]
-
-    def silent(self, now: float) -> list[str]:
-        """Workers that hold a lease which has run out."""
-        return sorted({lease.worker for lease in self._leases.values() if lease.expires_at <= now})
-
-    def reopen(self, identities: Iterable[str]) -> int:
-        """Shards that were done and are in the store no more; how many of them were this queue's."""
-        lost = self._done & set(identities)
-        self._done -= lost
-        return len(lost)
-
-    def missing(self, present: set[str]) -> set[str]:
-        """Tasks that count as done but are not in the store."""
-        return self._done - present
+    def reopen_missing(self, present: Collection[str]) -> int:
+        """Open those done tasks again that are not `present` in the store any more; how many they were."""
+        missing = [identity for identity in self._identities if identity in self._done and identity not in present]
+        for identity in missing:
+            self._done.remove(identity)
+            self._reopen(identity)
+        return len(missing)
 
     def consumed(self, num_tasks: int) -> None:
-        """The student has begun so many tasks, in their order: as many more may be captured."""
-        self._num_consumed = max(self._num_consumed, num_tasks)
+        """The student has begun the first `num_tasks` of its order: as many more may be captured."""
+        self._num_consumed = max(self._num_consumed, self._different[min(num_tasks, len(self._different) - 1)])
+
+    def _reopen(self, identity: str) -> None:
+        self._leases.pop(identity, None)
+        heapq.heappush(self._open, self._places[identity])
+
+    def _is_open(self, place: int) -> bool:
+        identity = self._identities[place]
+        return identity not in self._done and identity not in self._leases
+
+    def _is_in_reach(self, place: int) -> bool:
+        return self._lookahead is None or place < self._num_consumed + self._lookahead
