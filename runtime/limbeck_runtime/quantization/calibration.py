@@ -1,14 +1,14 @@
-"""What calibration learns from samples: how large each input channel gets, then which ranges the inputs take.
+"""What calibration learns from one pass over samples: smoothing factors, ranges and zero points.
 
-Two passes over the same batches, because smoothing changes the ranges.
 Shapes: M rows (samples times tokens), K input channels, N output channels.
 Left out on purpose: choosing the layers (selection.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch import nn
 
 from limbeck.api.v1alpha1.compression import Activations, Calibration
 from limbeck_runtime.quantization.layers import InputRounding
-from limbeck_runtime.quantization.ranges import CALIBRATIONS, ValueSample, row_zero_point
+from limbeck_runtime.quantization.observers import RowObserver, ValueObserver
+from limbeck_runtime.quantization.ranges import CALIBRATIONS, SeenValues, row_zero_point
 from limbeck_runtime.quantization.rounding import affine_range
+from limbeck_runtime.quantization.selection import LayerKind
 
 Inputs = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
@@ -26,7 +28,50 @@ Progress = Callable[[int, int], None]
 # How the spread of a channel is shared between inputs and weights: half each (SmoothQuant's alpha).
 SMOOTHING = 0.5
 _SMALLEST = 1e-5
-_MAX_ROWS = 2**14
+
+
+@dataclass
+class Observed:
+    """What was seen of the layers that a batch has reached, by path."""
+
+    rows: dict[str, RowObserver] = field(default_factory=dict)
+    inputs: dict[str, ValueObserver] = field(default_factory=dict)
+    outputs: dict[str, ValueObserver] = field(default_factory=dict)
+
+
+def observe(
+    module: nn.Module,
+    layers: Mapping[str, LayerKind],
+    batches: Sequence[Inputs],
+    progress: Progress | None = None,
+) -> Observed:
+    """Run `module` over `batches` and watch `layers`: linear ones by rows, convolutions at both ends."""
+    observed = Observed()
+    with _watching(module, layers, observed), torch.inference_mode():
+        for done, inputs in enumerate(batches, start=1):
+            module(inputs)
+            if progress is not None:
+                progress(done, len(batches))
+    return observed
+
+
+@contextmanager
+def _watching(module: nn.Module, layers: Mapping[str, LayerKind], observed: Observed) -> Iterator[None]:
+    def look(path: str, kind: LayerKind, _layer: nn.Module, arguments: Sequence[Any], output: torch.Tensor) -> None:
+        if kind is LayerKind.LINEAR:
+            observed.rows.setdefault(path, RowObserver()).see(arguments[0])
+        else:
+            observed.inputs.setdefault(path, ValueObserver()).see(arguments[0])
+            observed.outputs.setdefault(path, ValueObserver()).see(output)
+
+    handles = [
+        module.get_submodule(path).register_forward_hook(partial(look, path, kind)) for path, kind in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def smoothing_factor(largest_K: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
@@ -36,82 +81,20 @@ def smoothing_factor(largest_K: torch.Tensor, weight_NK: torch.Tensor) -> torch.
     return weights_K / inputs_K
 
 
-class RowRanges:
-    """Smallest and largest value of rows, an evenly spread sample of them."""
-
-    def __init__(self) -> None:
-        self.low = ValueSample(_MAX_ROWS)
-        self.high = ValueSample(_MAX_ROWS)
-
-    def add(self, x: torch.Tensor) -> None:
-        """Take in (..., K)."""
-        self.low.add(x.amin(-1))
-        self.high.add(x.amax(-1))
+def linear_rounding(
+    observer: RowObserver, factor_K: torch.Tensor | None, activations: Activations, calibration: Calibration
+) -> InputRounding:
+    """For Static the range of all inputs, for Dynamic the zero point that suits the rows."""
+    if activations is Activations.STATIC:
+        return InputRounding(Activations.STATIC, *_range(observer.seen(factor_K), calibration))
+    rows_MK = observer.rows(factor_K)
+    return InputRounding(Activations.DYNAMIC, 1.0, row_zero_point(rows_MK.amin(1), rows_MK.amax(1)))
 
 
-def channel_magnitudes(
-    module: nn.Module, names: Iterable[str], batches: Sequence[Inputs], progress: Progress | None = None
-) -> dict[str, torch.Tensor]:
-    """Largest magnitude of each input channel of the named layers, (K,)."""
-    found: dict[str, torch.Tensor] = {}
-
-    def see(name: str, x: torch.Tensor) -> None:
-        largest_K = x.abs().flatten(0, -2).amax(0)
-        found[name] = torch.maximum(found[name], largest_K) if name in found else largest_K
-
-    with _watching(module, names, see):
-        _run(module, batches, progress)
-    return found
+def conv_rounding(inputs: ValueObserver, outputs: ValueObserver, calibration: Calibration) -> InputRounding:
+    """The ranges of a static convolution."""
+    return InputRounding(Activations.STATIC, *_range(inputs.seen(), calibration), *_range(outputs.seen(), calibration))
 
 
-def input_roundings(
-    module: nn.Module,
-    kinds: Mapping[str, Activations],
-    factors: Mapping[str, torch.Tensor],
-    calibration: Calibration,
-    batches: Sequence[Inputs],
-    progress: Progress | None = None,
-) -> dict[str, InputRounding]:
-    """How the named layers round their inputs; a layer that no batch reaches is left out.
-
-    `kinds` names Static layers of any kind, and Dynamic linear ones.
-    """
-    seen: dict[str, ValueSample | RowRanges] = {
-        name: ValueSample() if kind is Activations.STATIC else RowRanges() for name, kind in kinds.items()
-    }
-    reached: set[str] = set()
-
-    def see(name: str, x: torch.Tensor) -> None:
-        reached.add(name)
-        seen[name].add(x * factors[name] if name in factors else x)
-
-    with _watching(module, kinds, see):
-        _run(module, batches, progress)
-    return {name: _rounding(what, calibration) for name, what in seen.items() if name in reached}
-
-
-def _rounding(seen: ValueSample | RowRanges, calibration: Calibration) -> InputRounding:
-    if isinstance(seen, RowRanges):
-        return InputRounding(Activations.DYNAMIC, 1.0, row_zero_point(seen.low.values(), seen.high.values()))
-    return InputRounding(Activations.STATIC, *affine_range(*CALIBRATIONS[calibration](seen)))
-
-
-@contextmanager
-def _watching(module: nn.Module, names: Iterable[str], see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    def look(name: str, _layer: nn.Module, arguments: Sequence[Any]) -> None:
-        see(name, arguments[0].detach())
-
-    handles = [module.get_submodule(name).register_forward_pre_hook(partial(look, name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _run(module: nn.Module, batches: Sequence[Inputs], progress: Progress | None) -> None:
-    with torch.inference_mode():
-        for done, inputs in enumerate(batches, start=1):
-            module(inputs)
-            if progress is not None:
-                progress(done, len(batches))
+def _range(seen: SeenValues, calibration: Calibration) -> tuple[float, int]:
+    return affine_range(*CALIBRATIONS[calibration](seen))

@@ -37,6 +37,8 @@ class LayerPlan:
             "activations": self.rounding.activations.value,
             "input_scale": self.rounding.scale,
             "zero_point": self.rounding.zero_point,
+            "output_scale": self.rounding.output_scale,
+            "output_zero_point": self.rounding.output_zero_point,
             "smoothed": self.smoothed,
         }
 
@@ -44,7 +46,11 @@ class LayerPlan:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Inverse of `to_record`; raises KeyError and ValueError."""
         rounding = InputRounding(
-            Activations(record["activations"]), float(record["input_scale"]), int(record["zero_point"])
+            Activations(record["activations"]),
+            float(record["input_scale"]),
+            int(record["zero_point"]),
+            float(record["output_scale"]),
+            int(record["output_zero_point"]),
         )
         return cls(record["path"], LayerKind(record["layer"]), rounding, bool(record["smoothed"]))
 

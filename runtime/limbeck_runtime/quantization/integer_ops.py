@@ -89,8 +89,12 @@ def int8_conv(
     activations: str,
     input_scale: float,
     zero_point: int,
+    output_scale: float,
+    output_zero_point: int,
 ) -> torch.Tensor:
-    """(B, I, ...) to (B, O, ...); see layers.Int8Conv."""
+    """(B, I, ...) to (B, O, ...); see layers.Int8Conv.
+
+    The output's range is for graphs that round the outputs too; here they stay as they are."""
     geometry = ConvGeometry(tuple(stride), tuple(padding), tuple(dilation), groups)
     if activations != _NONE:
         range_: tuple[Any, Any] = affine_range_of(x) if activations == _DYNAMIC else (input_scale, zero_point)
@@ -111,6 +115,8 @@ def _(
     activations: str,
     input_scale: float,
     zero_point: int,
+    output_scale: float,
+    output_zero_point: int,
 ) -> torch.Tensor:
     geometry = ConvGeometry(tuple(stride), tuple(padding), tuple(dilation), groups)
     return convolve(x, weight_int8.to(x.dtype), bias, geometry)

@@ -28,11 +28,16 @@ from limbeck_runtime.quantization.rounding import affine_range_of, dequantize_we
 
 @dataclass(frozen=True)
 class InputRounding:
-    """How a layer's inputs become integers. `scale` counts for Static only, `zero_point` for Linear and Static."""
+    """How a layer's inputs become integers. `scale` counts for Static only, `zero_point` for Linear and Static.
+
+    The output's range is that of a Static convolution, for exported graphs in which integers go from one to the next.
+    """
 
     activations: Activations
     scale: float = 1.0
     zero_point: int = 128
+    output_scale: float = 1.0
+    output_zero_point: int = 128
 
 
 WEIGHT_ONLY = InputRounding(Activations.NONE)
@@ -161,6 +166,8 @@ class Int8Conv(Int8Layer):
                 kind.value,
                 self.rounding.scale,
                 self.rounding.zero_point,
+                self.rounding.output_scale,
+                self.rounding.output_zero_point,
             )
             return output
         if kind is Activations.NONE:

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from limbeck.api.v1alpha1.compression import Activations, Quantize, Scheme
+from limbeck.api.v1alpha1.compression import Activations, Calibration, Quantize, Scheme
 from limbeck_runtime.models.bundle import ModelBundle
 from limbeck_runtime.quantization.calibration import (
     Inputs,
+    Observed,
     Progress,
-    channel_magnitudes,
-    input_roundings,
+    conv_rounding,
+    linear_rounding,
+    observe,
     smoothing_factor,
 )
 from limbeck_runtime.quantization.conversion import LayerPlan, convert
@@ -57,9 +59,11 @@ def quantize(
     _check(bundle.module, settings, calibration)
     selection = select(bundle.module, settings.skip, embeddings=settings.embeddings)
     module = copy.deepcopy(bundle.module).eval()
-    passes = _Progress(progress, 2)
-    factors = _factors(module, selection, settings.activations, calibration, passes)
-    plans, notes = _plans(module, selection, settings, calibration, factors, passes)
+    kinds = {path: activations_of(module.get_submodule(path), settings.activations) for path in selection.chosen}
+    watched = {path: selection.chosen[path] for path, kind in kinds.items() if _is_calibrated(selection, path, kind)}
+    observed = observe(module, watched, calibration, progress)
+    factors = _factors(module, observed)
+    plans, notes = _plans(selection, kinds, settings.calibration, observed, factors)
     convert(module, plans, factors)
     architecture = bundle.architecture.with_edit(edit_of(plans))
     if not kernel_support().integer and settings.activations is not Activations.NONE:
@@ -92,43 +96,41 @@ def _check(module: nn.Module, settings: Quantize, calibration: Sequence[Inputs])
         )
 
 
-def _factors(
-    module: nn.Module, selection: Selection, wanted: Activations, batches: Sequence[Inputs], passes: _Progress
-) -> dict[str, torch.Tensor]:
+def _is_calibrated(selection: Selection, path: str, activations: Activations) -> bool:
+    """Dynamic convolutions find their range at each call."""
+    if activations is Activations.DYNAMIC:
+        return selection.chosen[path] is LayerKind.LINEAR
+    return activations is Activations.STATIC
+
+
+def _factors(module: nn.Module, observed: Observed) -> dict[str, torch.Tensor]:
     """Smoothing factors of the linear layers whose weight is theirs alone."""
-    if wanted is Activations.NONE or not batches:
-        return {}
-    alone = [path for path, kind in selection.chosen.items() if kind is LayerKind.LINEAR and _alone(module, path)]
-    magnitudes = channel_magnitudes(module, alone, batches, passes.next_pass())
     return {
-        path: smoothing_factor(largest_K, _matrix(module.get_submodule(path))) for path, largest_K in magnitudes.items()
+        path: smoothing_factor(observer.largest(), _matrix(module.get_submodule(path)))
+        for path, observer in observed.rows.items()
+        if _alone(module, path)
     }
 
 
 def _plans(
-    module: nn.Module,
     selection: Selection,
-    settings: Quantize,
-    batches: Sequence[Inputs],
+    kinds: Mapping[str, Activations],
+    calibration: Calibration,
+    observed: Observed,
     factors: Mapping[str, torch.Tensor],
-    passes: _Progress,
 ) -> tuple[list[LayerPlan], list[str]]:
-    kinds = {path: activations_of(module.get_submodule(path), settings.activations) for path in selection.chosen}
-    calibrated = {
-        path: kind
-        for path, kind in kinds.items()
-        if kind is Activations.STATIC or (kind is Activations.DYNAMIC and selection.chosen[path] is LayerKind.LINEAR)
-    }
-    roundings: dict[str, InputRounding] = {}
-    if batches and calibrated:
-        roundings = input_roundings(module, calibrated, factors, settings.calibration, batches, passes.next_pass())
     plans, notes = [], []
     for path, kind in selection.chosen.items():
-        rounding = roundings.get(path)
-        if rounding is None and kinds[path] is Activations.STATIC:
-            notes.append(f"{path}: no calibration sample reaches it, so only its weights are int8")
-        if rounding is None:
-            rounding = InputRounding(kinds[path]) if kinds[path] is Activations.DYNAMIC else WEIGHT_ONLY
+        if path in observed.rows:
+            rounding = linear_rounding(observed.rows[path], factors.get(path), kinds[path], calibration)
+        elif path in observed.inputs:
+            rounding = conv_rounding(observed.inputs[path], observed.outputs[path], calibration)
+        elif kinds[path] is Activations.DYNAMIC:
+            rounding = InputRounding(Activations.DYNAMIC)
+        else:
+            rounding = WEIGHT_ONLY
+            if kinds[path] is Activations.STATIC:
+                notes.append(f"{path}: no calibration sample reaches it, so only its weights are int8")
         plans.append(LayerPlan(path, kind, rounding, smoothed=path in factors))
     return plans, notes
 
@@ -146,21 +148,3 @@ def _matrix(layer: nn.Module) -> torch.Tensor:
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
     return weight if isinstance(layer, nn.Linear) else weight.t()
-
-
-class _Progress:
-    """One count over several passes."""
-
-    def __init__(self, tell: Progress | None, num_passes: int) -> None:
-        self._tell = tell
-        self._num_passes = num_passes
-        self._started = 0
-
-    def next_pass(self) -> Progress | None:
-        """Progress of the pass that begins now."""
-        offset = self._started
-        self._started += 1
-        tell = self._tell
-        if tell is None:
-            return None
-        return lambda done, total: tell(offset * total + done, self._num_passes * total)
