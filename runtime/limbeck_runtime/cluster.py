@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 _LOCK = threading.Lock()
+# Linux ends the processes that Ray starts when the thread that started them ends. This one lives as long as we do.
+_KEEPER = ThreadPoolExecutor(1, "limbeck-ray")
 
 
 def connect() -> None:
@@ -17,26 +21,36 @@ def connect() -> None:
 
     Raises what `ray.init` raises.
     """
+    with _LOCK:
+        _KEEPER.submit(_connect).result()
+
+
+def disconnect() -> None:
+    """Leave the cluster, or end the one that `connect` started."""
+    with _LOCK:
+        _KEEPER.submit(_disconnect).result()
+
+
+def _connect() -> None:
     # Ray 2.59 and later turn token authentication on for a local cluster and write a token into the home folder.
     # On a cluster the operator has set the mode and the token.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    with _LOCK:
-        if ray.is_initialized():
-            return
-        address = os.environ.get("RAY_ADDRESS")
-        if address:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-        else:
-            ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    if ray.is_initialized():
+        return
+    # Ray remarks that it cannot take over SIGTERM, which is ours.
+    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(include_dashboard=False, **quiet)
 
 
-def disconnect() -> None:
-    """Leave the cluster, or end the one that `connect` started."""
-    import ray
-
-    with _LOCK:
-        if ray.is_initialized():
-            ray.shutdown()
+def _disconnect() -> None:
+    ray = sys.modules.get("ray")  # to import it only to find that nobody used it costs a second
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from limbeck.api.v1alpha1.job import CompressionJob, Spec
-from limbeck_runtime import names
+from limbeck_runtime import cluster, names
 from limbeck_runtime.commitlog import CommitLog, Fence
 from limbeck_runtime.errors import InterruptedRunError
 from limbeck_runtime.storage import Storage
@@ -86,6 +86,7 @@ def open_context(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="limbeck-run-")))
         # Logs are appended to, which object stores cannot: beside a cloud output they stay in the scratch folder.
         folder = (output.local_path(names.FILE_PROGRESS) or scratch / names.FILE_PROGRESS).parent
+        stack.callback(cluster.disconnect)
         events = stack.enter_context(EventLog(stream, folder / names.FILE_EVENTS))
         progress = ProgressLog(folder / names.FILE_PROGRESS)
         stack.callback(progress.close)

@@ -28,7 +28,7 @@ from limbeck_runtime import names
 from limbeck_runtime.comparison import compare_samples
 from limbeck_runtime.context import Context
 from limbeck_runtime.evaluation.latency import measure_latencies, take_samples
-from limbeck_runtime.export.table import EXPORTERS
+from limbeck_runtime.export.exporting import export_model
 from limbeck_runtime.fingerprint import fingerprint
 from limbeck_runtime.inputs import Inputs
 from limbeck_runtime.judge import Judge, Judged
@@ -100,15 +100,12 @@ def make_result(context: Context, judge: Judge, inputs: Inputs, finished: Finish
 def _export(context: Context, judge: Judge, bundle: ModelBundle, folder: Path) -> list[ExportedFile]:
     """Each format written into `folder`, loaded again and compared before it counts."""
     formats = context.spec.export.formats
-    example = judge.example(bundle)
-    exported = []
-    for done, form in enumerate(formats):
+    exported: list[ExportedFile] = []
+    for done, form in enumerate([*formats, None]):
         context.check_stop()
         context.events.emit("step_progress", step=RESULT, phase="export", done=done, total=len(formats), unit="formats")
-        exported.append(EXPORTERS[form](bundle, example, folder))
-    context.events.emit(
-        "step_progress", step=RESULT, phase="export", done=len(formats), total=len(formats), unit="formats"
-    )
+        if form is not None:
+            exported += export_model(bundle, [form], folder, [judge.example(bundle)])
     return exported
 
 

@@ -66,7 +66,9 @@ class Int8Layer(nn.Module):
     def packed(self) -> Any:
         """The weight as the kernel wants it, made at the first call."""
         if self._packed is None:
-            self._packed = self._pack()
+            # It outlives this call, which may be in inference mode while the next one is not.
+            with torch.inference_mode(False), torch.no_grad():
+                self._packed = self._pack()
         return self._packed
 
     def _pack(self) -> Any:
