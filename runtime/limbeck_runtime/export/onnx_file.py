@@ -42,6 +42,7 @@ def write_onnx(bundle: ModelBundle, graph: Graph, inputs: Inputs, path: Path) ->
                 output_names=[graph.output],
                 custom_translation_table=translations(),
                 opset_version=OPSET,
+                optimize=False,  # see _simplify
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -50,6 +51,7 @@ def write_onnx(bundle: ModelBundle, graph: Graph, inputs: Inputs, path: Path) ->
                 f"`spec.export.formats` must leave out Onnx for this model: torch cannot export its {graph.name} "
                 f"({str(cause).strip().splitlines()[0]})"
             ) from error
+        _simplify(program.model)
     _tidy(program.model, _metadata(bundle, inputs))
     num_bytes = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(path, external_data=num_bytes > _MAX_INLINE_BYTES)
@@ -82,6 +84,26 @@ def _metadata(bundle: ModelBundle, inputs: Inputs) -> Mapping[str, str]:
     if not isinstance(log_scale, torch.Tensor):
         return {}
     return {"logit_scale": repr(float(bundle.module(inputs)["logit_scale"]))}
+
+
+def _simplify(model: Any) -> None:
+    """What the exporter's own optimizer does, but for its rewriting rules: they take 40 % of the whole export, and
+    onnxruntime has the same."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    common.InlinePass()(model)
+    optimizer.fold_constants(model)
+    for simplify in (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.NameFixPass(),
+    ):
+        simplify(model)
 
 
 def _tidy(model: Any, metadata: Mapping[str, str]) -> None:
