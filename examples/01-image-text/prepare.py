@@ -49,6 +49,8 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.txt",
+    "modules.json",  # these two say that a text's vector is the mean of its tokens
+    "1_Pooling/config.json",
     "README.md",
 )
 
@@ -294,7 +296,7 @@ def prepare(out: Path, drawings: Sequence[Drawing], num_workers: int) -> dict[st
 
     wanted = recipe()
     (out / MANIFEST).unlink(missing_ok=True)
-    for debris in (*out.glob("data/.tmp-*"), *out.glob("models/minilm/.tmp-*")):
+    for debris in (*out.glob("data/.tmp-*"), *out.glob("models/minilm/**/.tmp-*")):
         debris.unlink(missing_ok=True)
     copies = documents()
     for path, content in copies.items():  # first, since they are the largest and need no work
