@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import islice
+
+import numpy as np
 
 from limbeck_runtime.context import Context
 from limbeck_runtime.errors import InterruptedRunError
 from limbeck_runtime.fingerprint import fingerprint
 from limbeck_runtime.models.bundle import ModelBundle
+from limbeck_runtime.models.normalization import batch_norm_warning
 from limbeck_runtime.steps.training_task import TrainingTask
 from limbeck_runtime.student.checkpoint import CheckpointPlace, SavedCheckpoint
 from limbeck_runtime.student.gang import train_gang
@@ -36,7 +40,11 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
         trackers=_trackers(context, name),
     )
 
+    reading = _Reading(task, context)
+    _warn_about_batch_norm(context, name, task.bundle)
+
     def on_step(record: StepRecord) -> None:
+        reading.follow(record.step)
         recorder.update(
             record.step,
             record.epoch,
@@ -88,6 +96,33 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
             "run the same command again to go on from there"
         ) from interrupted
     return _trained(task.bundle, result)
+
+
+class _Reading:
+    """Tells the metrics which shards of teacher outputs the students have begun: the order of samples says so."""
+
+    def __init__(self, task: TrainingTask, context: Context) -> None:
+        self._batches = task.plan.rank_batches(0, 1) if task.outputs is not None else iter(())
+        self._view_of = task.view_of
+        self._metrics = context.metrics
+        self._step = 0
+        self._begun: set[tuple[int, int]] = set()
+
+    def follow(self, step: int) -> None:
+        """Steps up to `step` are done."""
+        for positions, epoch in islice(self._batches, step - self._step):
+            for shard in np.unique(positions[:, 0]).tolist():
+                place = (shard, self._view_of(epoch))
+                if place not in self._begun:
+                    self._begun.add(place)
+                    self._metrics.shard_consumed()
+        self._step = step
+
+
+def _warn_about_batch_norm(context: Context, name: str, bundle: ModelBundle) -> None:
+    message = batch_norm_warning(bundle.module, context.spec.cluster.student.replicas)
+    if message is not None:
+        context.warn(f"{name}: {message}")
 
 
 def _trained(bundle: ModelBundle, result: TrainResult) -> ModelBundle:
