@@ -96,7 +96,13 @@ def test_a_commit_with_a_damaged_file_is_passed_over_and_named(
     assert log.skipped == ()
 
 
-@pytest.mark.parametrize("damage", [_cut, _flipped])
+def _plausible(storage: Storage, path: str) -> None:
+    content = storage.get(path)
+    assert content.count(b'"step": 2') == 1
+    _replace(storage, path, content.replace(b'"step": 2', b'"step": 3'))
+
+
+@pytest.mark.parametrize("damage", [_cut, _flipped, _plausible])
 def test_a_damaged_entry_is_passed_over_and_its_number_not_used_again(
     log: CommitLog, storage: Storage, damage: Callable[[Storage, str], None]
 ) -> None:
@@ -107,6 +113,13 @@ def test_a_damaged_entry_is_passed_over_and_its_number_not_used_again(
     assert log.latest() == good
     assert [skipped.sequence for skipped in log.skipped] == [bad.sequence]
     assert log.commit({"step": 3}, {}).sequence == bad.sequence + 1
+
+
+def test_a_cut_file_is_told_by_its_size_without_reading_it(log: CommitLog, storage: Storage) -> None:
+    commit = log.commit({}, {"weights": b"0123456789"})
+    _cut(storage.child("log"), commit.files["weights"].path)
+
+    assert "has 9 bytes, committed were 10" in str(commit.problem())
 
 
 def test_an_entry_of_a_newer_format_stops_everything(log: CommitLog, storage: Storage) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limbeck_runtime.storage import LocalFiles, Storage
+from limbeck_runtime.storage import LocalFiles, NotFoundError, Storage
 from limbeck_runtime.store import EmbeddingCodec, TeacherStore
 from limbeck_runtime.store.layout import shard_path
 
@@ -68,6 +68,20 @@ def test_a_damaged_copy_is_fetched_again(make_store, tmp_path: Path) -> None:
 
     assert np.array_equal(reader.read([3])["embedding"][0], EMBEDDINGS[3] + 1)
     assert copy.read_bytes() != bytes(content)
+
+
+def test_a_discarded_shard_is_gone_from_the_cache_too(make_store, storage: Storage, tmp_path: Path) -> None:
+    store = make_store()
+    identity = _write(store, 1)
+    store.open(identity)
+    storage.delete(shard_path(identity))
+    storage.create(shard_path(identity), b"damaged after it was fetched")
+
+    store.discard(identity)
+
+    assert _cached(tmp_path) == set()
+    with pytest.raises(NotFoundError):
+        store.open(identity)
 
 
 def test_the_least_recently_used_copies_go_first_when_the_cache_is_full(make_store, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from limbeck_runtime.storage import NotFoundError, Storage
+from limbeck_runtime.storage import LocalFiles, NotFoundError, OutOfSpaceError, Storage
 from limbeck_runtime.store import (
     LOG_ZERO,
     Codec,
@@ -181,6 +183,22 @@ def test_of_many_writers_of_one_shard_one_wins_whole(make_store: Callable[..., T
 
     assert sorted(already_there) == [False, True, True, True]
     assert store.open(examples[0].identity).keys == tuple(examples[already_there.index(False)].keys)
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_shard(make_example, codecs, tmp_path: Path) -> None:
+    class FullDisk(LocalFiles):
+        def write(self, descriptor: int, data: memoryview) -> None:
+            os.write(descriptor, data[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    example = make_example(1)
+    store = TeacherStore(Storage.open(str(tmp_path / "full"), files=FullDisk()), tmp_path / "cache", codecs)
+
+    with pytest.raises(OutOfSpaceError, match=rf"{example.identity}\.arrow.*free space"):
+        store.write(example.identity, example.keys, example.outputs, {})
+
+    assert not store.has(example.identity)
+    assert [names for _, _, names in os.walk(tmp_path / "full") if names] == []
 
 
 def test_a_shard_that_is_not_there_is_said(make_store: Callable[..., TeacherStore]) -> None:
