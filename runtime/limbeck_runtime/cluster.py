@@ -25,6 +25,16 @@ def connect() -> None:
         _KEEPER.submit(_connect).result()
 
 
+def connected() -> bool:
+    """Whether this process is connected to Ray by now: a `connect` that is under way is not waited for."""
+    if not _LOCK.acquire(blocking=False):
+        return False
+    try:
+        return _is_connected()
+    finally:
+        _LOCK.release()
+
+
 def disconnect() -> None:
     """Leave the cluster, or end the one that `connect` started."""
     with _LOCK:
@@ -50,7 +60,11 @@ def _connect() -> None:
         ray.init(include_dashboard=False, **quiet)
 
 
-def _disconnect() -> None:
+def _is_connected() -> bool:
     ray = sys.modules.get("ray")  # to import it only to find that nobody used it costs a second
-    if ray is not None and ray.is_initialized():
-        ray.shutdown()
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _disconnect() -> None:
+    if _is_connected():
+        sys.modules["ray"].shutdown()

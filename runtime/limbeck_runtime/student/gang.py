@@ -12,10 +12,8 @@ Left out on purpose: gangs that change their size while they run.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import closing
-from typing import Any
 
 from safetensors.torch import load
 
@@ -116,5 +114,8 @@ def _has_student_pods() -> bool:
     """Whether this is a cluster with pods for students: then not even one worker may burden the head."""
     if os.environ.get("RAY_ADDRESS"):
         cluster.connect()
-    ray: Any = sys.modules.get("ray")  # to import it costs a second
-    return ray is not None and ray.is_initialized() and bool(ray.cluster_resources().get(STUDENT_RESOURCE))
+    if not cluster.connected():
+        return False
+    import ray
+
+    return bool(ray.cluster_resources().get(STUDENT_RESOURCE))
