@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -107,13 +107,11 @@ class Checkpoints:
         """
         started = self._clock()
         self._wait_for_one_in_flight()
-        if self._image is None:
-            self._image = TensorImage({**updated, **buffers})
-        self._image.copy_from(buffers, buffers)
+        copies = {name: buffer.detach().clone() for name, buffer in buffers.items()}
         self._copied.clear()
         self._last_start = started
         ready = _event_on_current_stream(updated)
-        self._in_flight = self._thread.submit(self._write, self._image, dict(updated), step, started, ready)
+        self._in_flight = self._thread.submit(self._write, {**updated, **copies}, step, started, ready)
         self.blocked_seconds += self._clock() - started
 
     def before_update(self) -> None:
@@ -147,24 +145,22 @@ class Checkpoints:
             self._saved.append(in_flight.result())
 
     def _write(
-        self,
-        image: TensorImage,
-        updated: Mapping[str, torch.Tensor],
-        step: int,
-        started: float,
-        ready: torch.cuda.Event | None,
+        self, tensors: Mapping[str, torch.Tensor], step: int, started: float, ready: torch.cuda.Event | None
     ) -> SavedCheckpoint:
+        copied = None
         try:
-            copied = _copy_on_side_stream(image, updated, ready) if ready else None
+            image = self._image = self._image or TensorImage(tensors)
             if ready is None:
-                image.copy_from(updated, updated)
+                image.copy_from(tensors, tensors)
+            else:
+                copied = _copy_on_side_stream(image, tensors, ready)
             self._copied_on_gpu = copied
         finally:
             self._copied.set()
         if copied is not None:
             copied.synchronize()
         record: dict[str, Any] = {"format": _FORMAT, "fingerprint": self._fingerprint, "step": step}
-        self._log.commit(record, {STATE_FILE: cast("bytes", image.data)})
+        self._log.commit(record, {STATE_FILE: image.data})
         self._log.prune(_KEEP)
         return SavedCheckpoint(step, self._clock() - started)
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
+import torch.distributed.fsdp  # this and the compiler are imported on first use, which each worker would pay for
 from torch import nn
 
 from limbeck_runtime.storage import Storage

@@ -1,7 +1,7 @@
 """Kills a run before, within and after each operation on the disk, and goes on with it. Not a test: a script.
 
 It imports torch once and forks a child for each kill point. Prints a JSON object: {operations, points, wrong: [...]}.
-Run: python kill_campaign.py FOLDER STRIDE   (a stride of 1 takes every kill point)
+Run: python kill_campaign.py FOLDER STRIDE EPOCHS SEED   (a stride of 1 takes every kill point)
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -20,12 +21,18 @@ from limbeck_runtime.storage import Storage
 from limbeck_runtime.student.checkpoint import CheckpointPlace
 from limbeck_runtime.student.loop import train
 from limbeck_runtime.student.parts import Worker
+from limbeck_runtime.student.sampler import SamplePlan
 
 
 class KillingFiles(LocalFiles):
-    """A disk whose operation number `at` is the last thing that the process does, or would have done."""
+    """A disk whose operation number `at` is the last thing that the process does, or would have done.
+
+    It syncs nothing: a killed process loses nothing that it has handed to the kernel, and the hundreds of runs
+    would wait for the disk.
+    """
 
     def __init__(self, at: int, moment: str) -> None:
+        super().__init__(durable=False)
         self.at, self.moment = at, moment
         self.operations: list[str] = []
 
@@ -68,9 +75,8 @@ class KillingFiles(LocalFiles):
         self._around("fsync_dir", path)
 
 
-def run(tiny: ModuleType, folder: Path, files: LocalFiles) -> str:
+def run(tiny: ModuleType, plan: SamplePlan, folder: Path, files: LocalFiles) -> str:
     """The tiny run with a checkpoint at every step, dropout and averaging; hash of its weights."""
-    plan = tiny.tiny_plan(epochs=1, batch_size=8)
     place = CheckpointPlace(Storage.open(str(folder), files=files), "fingerprint")
     checkpoints = place.open(0, {"test": "kill campaign"})
     settings = tiny.tiny_settings(plan, ema_decay_percent=90)
@@ -84,7 +90,7 @@ def run(tiny: ModuleType, folder: Path, files: LocalFiles) -> str:
     return digest.hexdigest()
 
 
-def main(folder: Path, stride: int) -> None:
+def main(folder: Path, stride: int, epochs: int, seed: int) -> None:
     specification = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
     assert specification is not None
     assert specification.loader is not None
@@ -92,38 +98,40 @@ def main(folder: Path, stride: int) -> None:
     sys.modules["tiny"] = tiny
     specification.loader.exec_module(tiny)
     tiny.torch.set_num_threads(1)
+    plan = tiny.tiny_plan(epochs=epochs, batch_size=8, seed=seed)
     counting = KillingFiles(0, "before")
-    expected = run(tiny, folder / "undisturbed", counting)
+    expected = run(tiny, plan, folder / "undisturbed", counting)
     operations = counting.operations
     points = [
         (at, moment)
         for at, name in enumerate(operations, start=1)
         for moment in (("before", "within", "after") if name == "write" else ("before", "after"))
     ][::stride]
-    wrong = [fault for at, moment in points for fault in faults(tiny, folder, expected, at, moment)]
+    wrong = [fault for at, moment in points for fault in faults(tiny, plan, folder, expected, at, moment)]
     print(json.dumps({"points": len(points), "operations": len(operations), "wrong": wrong}))
 
 
-def faults(tiny: ModuleType, folder: Path, expected: str, at: int, moment: str) -> list[str]:
+def faults(tiny: ModuleType, plan: SamplePlan, folder: Path, expected: str, at: int, moment: str) -> list[str]:
     """Kill the run at one point, go on with it, and say what is not as it should be then."""
     place = folder / f"{at}-{moment}"
     child = os.fork()
     if not child:
-        run(tiny, place, KillingFiles(at, moment))
+        run(tiny, plan, place, KillingFiles(at, moment))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
         return [f"{place.name} was not killed: {status}"]
     found = []
-    if run(tiny, place, LocalFiles()) != expected:
+    if run(tiny, plan, place, LocalFiles(durable=False)) != expected:
         found.append(f"{place.name} ended with other weights")
     files = sorted(file.name for file in place.rglob("*") if file.is_file())
     debris = [name for name in files if name.startswith(".tmp-")]
     states = [name for name in files if name.endswith(".safetensors")]
     if debris or len(states) != 2:
         found.append(f"{place.name} left {debris} and the states {states}")
+    shutil.rmtree(place)
     return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))

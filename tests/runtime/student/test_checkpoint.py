@@ -21,6 +21,7 @@ class GatedFiles(LocalFiles):
     """A disk that writes data only while its gate is open, and that can be full."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.gate = threading.Event()
         self.gate.set()
         self.full = False

@@ -15,7 +15,7 @@ import pytest
 def campaign(folder: Path, stride: int) -> Any:
     script = Path(__file__).with_name("kill_campaign.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(stride)],
+        [sys.executable, str(script), str(folder), str(stride), "1", "5"],
         check=True,
         capture_output=True,
         timeout=240,
