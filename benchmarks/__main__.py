@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,11 @@ OUTPUT = ROOT / "build" / "bench.json"
 EXIT_STOPPED = 130
 
 
-def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Row] = ROWS) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    rows: Mapping[str, Row] = ROWS,
+    environment: Mapping[str, str] = os.environ,
+) -> int:
     """Measure and return 0 when every row could be measured, whether it met its targets or not, else 1."""
     parser = _parser(rows)
     options = parser.parse_args(arguments)
@@ -39,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Row] = ROWS)
     stopped = False
     try:
         with watched(console, len(chosen)) as observer:
-            for outcome in run_rows(chosen, observer):
+            for outcome in run_rows(chosen, observer, environment):
                 outcomes.append(outcome)
                 _write(options.output, outcomes)
     except KeyboardInterrupt:

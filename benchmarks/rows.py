@@ -53,11 +53,22 @@ def at_least(figure: str, what: str, limit: float, unit: str = "x") -> Target:
 
 
 ROWS: Mapping[str, Row] = {
+    "P4": Row(
+        what="capturing a teacher's outputs of 64 and of 256 batches",
+        peer="a bare torch loop that writes the same shards; Ray Data",
+        targets=(
+            at_most("bare_64", "64 batches, ours / bare loop", 1.15),
+            at_most("bare_256", "256 batches, ours / bare loop", 1.05),
+            at_least("ray_data_256", "256 batches, Ray Data / ours", 2),
+        ),
+        module="benchmarks.capture",
+        limit_seconds=30 * MINUTE,
+    ),
     "P5": Row(
         what="reading teacher outputs: a batch in shuffled order, the first batch, any sample",
         peer="Ray Data iter_torch_batches, materialised, shuffled in a window of the same size",
         targets=(
-            at_least("per_batch", "per batch", 10),
+            at_least("per_batch", "a batch, Ray Data / ours", 10),
             at_most("first_batch_ms", "first batch", 50, "ms"),
             at_most("seek_ms", "seek", 5, "ms"),
         ),
@@ -67,11 +78,61 @@ ROWS: Mapping[str, Row] = {
         what="stored size of a token's teacher output, k = 20 of 131,072, with its error, and the time to encode it",
         peer="the same columns in Parquet with zstd; published: DistillKit 114-300 B, Ray Data LLM 732 B",
         targets=(
-            at_least("parquet_bytes", "Parquet's bytes", 1),
+            at_least("parquet_bytes", "size, Parquet / ours", 1),
             at_most("bytes_per_token", "size", 90, "B"),
             at_most("kl_error", "KL error", 1e-3, ""),
             at_most("encode_us", "encoding", 1, "us"),
         ),
         module="benchmarks.stored_bytes",
+    ),
+    "P7": Row(
+        what="an epoch of a 16-wide student that learns from a 64-wide teacher's stored outputs",
+        peer="the same with hard labels alone; with the teacher asked about every batch",
+        targets=(
+            at_most("stored_against_hard", "from the store / hard labels", 1.03),
+            at_least("online_against_stored", "online teacher / from the store", 4),
+        ),
+        module="benchmarks.student_epoch",
+    ),
+    "P8": Row(
+        what="a student that trains while its teacher captures",
+        peer="the ideal overlap of capture and training, each as fast as alone",
+        targets=(
+            at_least("of_ideal", "speed-up / ideal", 0.97),
+            at_most("window_share", "bytes in flight / window", 1),
+            at_least("identical_traces", "identical loss traces", 10, ""),
+        ),
+        module="benchmarks.overlap",
+        limit_seconds=30 * MINUTE,
+    ),
+    "P9": Row(
+        what="distillation loss on a large vocabulary: 8,192 rows, 512 -> 32,000, time and peak memory",
+        peer="plain torch; Liger's chunked loss",
+        targets=(
+            at_least("naive_memory", "memory, plain / ours", 9),
+            at_least("naive_time", "time, plain / ours", 2),
+            at_least("liger_memory", "memory, Liger / ours", 2),
+            at_least("liger_time", "time, Liger / ours", 2),
+        ),
+        module="benchmarks.kd_loss",
+        limit_seconds=30 * MINUTE,
+    ),
+    "P11": Row(
+        what="checkpoints: how long they hold up a step, and kill points from which a run goes on bit for bit",
+        peer="the step without checkpoints; Ray Train writes them in the step, 0.73 s",
+        targets=(
+            at_most("stall_percent", "stall of a step", 1, "%"),
+            at_least("kill_points", "kill points that resume bit-exact", 1000, ""),
+            at_most("kill_points_wrong", "that do not", 0, ""),
+        ),
+        module="benchmarks.checkpoint",
+        limit_seconds=30 * MINUTE,
+    ),
+    "P14": Row(
+        what="the quickstart's compression job on two cores, from the command to the report",
+        peer="none",
+        targets=(at_most("seconds", "time", 120, "s"),),
+        module="benchmarks.quickstart",
+        limit_seconds=60 * MINUTE,
     ),
 }

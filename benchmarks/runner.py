@@ -20,6 +20,11 @@ from benchmarks.rows import Row
 ROOT = Path(__file__).resolve().parents[1]
 # Threads of everything that computes in a row, unless the row itself says otherwise.
 NUM_THREADS = 2
+_SETTINGS = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(NUM_THREADS)),
+    "PYTHONUNBUFFERED": "1",
+    "RAY_AUTH_MODE": "disabled",
+}
 # Rare, so that showing the time takes none from what is measured.
 _TICK_SECONDS = 1.0
 # After SIGTERM a row may end what it has started (a Ray, a training run) before it is killed.
@@ -35,16 +40,23 @@ class Observer:
     on_end: Callable[[Outcome], None] = lambda outcome: None
 
 
-def run_rows(rows: Mapping[str, Row], observer: Observer) -> Iterator[Outcome]:
+def run_rows(
+    rows: Mapping[str, Row], observer: Observer, environment: Mapping[str, str] = os.environ
+) -> Iterator[Outcome]:
     """Measure the rows in their order, each when it is asked for."""
     for row_id, row in rows.items():
         observer.on_start(row_id, row)
-        outcome = run_row(row_id, row, observer.on_tick)
+        outcome = run_row(row_id, row, environment, observer.on_tick)
         observer.on_end(outcome)
         yield outcome
 
 
-def run_row(row_id: str, row: Row, on_tick: Callable[[], None] = lambda: None) -> Outcome:
+def run_row(
+    row_id: str,
+    row: Row,
+    environment: Mapping[str, str] = os.environ,
+    on_tick: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Measure one row; whatever keeps it from a result becomes the outcome's reason."""
     with tempfile.TemporaryDirectory(prefix=f"bench-{row_id}-") as folder:
         result, log = Path(folder) / "result.json", Path(folder) / "log.txt"
@@ -53,7 +65,7 @@ def run_row(row_id: str, row: Row, on_tick: Callable[[], None] = lambda: None) -
             child = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=_environment(folder),
+                env={**environment, **_SETTINGS, "TMPDIR": folder},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -71,11 +83,6 @@ def run_row(row_id: str, row: Row, on_tick: Callable[[], None] = lambda: None) -
             return judge(row_id, row, json.loads(result.read_text(encoding="utf-8")))
         except MeasurementError as error:
             return Outcome(row_id, row, reason=str(error))
-
-
-def _environment(folder: str) -> dict[str, str]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(NUM_THREADS))
-    return {**os.environ, **threads, "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled", "TMPDIR": folder}
 
 
 def _wait(child: subprocess.Popen[bytes], limit_seconds: float, on_tick: Callable[[], None]) -> bool:

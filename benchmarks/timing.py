@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,19 +62,25 @@ def alternate(
     warmups: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
-    """Time both in turns, after so many untimed turns.
+    """Time both in turns, after so many untimed turns."""
+    works = {"first": lambda: timed(first, clock), "second": lambda: timed(second, clock)}
+    seconds = in_turns(works, runs=runs, warmups=warmups)
+    return Comparison.of(seconds["first"], seconds["second"])
 
-    The one that goes first changes from round to round, so that neither always profits from what the other leaves
-    behind.
+
+def in_turns(works: Mapping[str, Callable[[], float]], *, runs: int = RUNS, warmups: int = 1) -> dict[str, list[float]]:
+    """What each of several works says of itself (say, its seconds), run after run, after so many rounds unheard.
+
+    The order turns around from round to round, so that none always profits from what another leaves behind.
     """
     for _ in range(warmups):
-        first()
-        second()
-    seconds: tuple[list[float], list[float]] = ([], [])
+        for work in works.values():
+            work()
+    said: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(runs):
-        for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            seconds[which].append(timed((first, second)[which], clock))
-    return Comparison.of(*seconds)
+        for name in works if turn % 2 == 0 else reversed(list(works)):
+            said[name].append(works[name]())
+    return said
 
 
 def repeat(
