@@ -5,6 +5,7 @@ Left out on purpose: building (see rebuilding.py) and reading files (see loading
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -87,6 +88,10 @@ class ModelBundle:
     preprocessing: Preprocessing
     task: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process, a model goes without what transformers leaves in it; its own pickling fails on it."""
+        return ModelBundle, (_without_capturing_hooks(self.module), self.architecture, self.preprocessing, self.task)
+
     def identity(self) -> str:
         """Hex sha256 over weights and architecture: what a teacher is, for the key of its stored outputs."""
         both = f"{weights_identity(self.module)} {self.architecture.identity()}"
@@ -95,6 +100,26 @@ class ModelBundle:
     def num_parameters(self) -> int:
         """Parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
+
+
+# Where transformers keeps that it has put hooks into a model that returns hidden states, at the first forward pass
+# (Llava's image tower); it puts them in again where the mark is missing. The hooks refer to a context variable.
+_HOOKED_MARK = "_output_capturing_hooks_installed"
+_HOOKS_MODULE = "transformers.utils.output_capturing"
+
+
+def _without_capturing_hooks(module: nn.Module) -> nn.Module:
+    """The module itself, or where transformers has hooked it a copy without the hooks that shares all tensors."""
+    if not any(_HOOKED_MARK in part.__dict__ for part in module.modules()):
+        return module
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    copied = copy.deepcopy(module, shared)
+    for part in copied.modules():
+        part.__dict__.pop(_HOOKED_MARK, None)
+        for key, hook in list(part._forward_hooks.items()):
+            if getattr(hook, "__module__", "") == _HOOKS_MODULE:
+                del part._forward_hooks[key]
+    return copied
 
 
 def weights_identity(module: nn.Module) -> str:

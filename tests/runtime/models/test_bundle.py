@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from torch import nn
 
 from limbeck_runtime.models.bundle import Architecture, ModelBundle, weights_identity
@@ -170,3 +173,20 @@ def test_batch_norm_warns_on_several_workers_only() -> None:
     warning = batch_norm_warning(with_batch_norm, 2)
     assert warning is not None
     assert warning.startswith("1 BatchNorm layers (the first is 1)")
+
+
+def test_a_model_that_transformers_has_hooked_can_be_sent_and_still_gives_hidden_states(
+    llava_directory: Path, make_inputs: Callable[..., dict[str, torch.Tensor]]
+) -> None:
+    from limbeck.api.v1alpha1.model import Model
+    from limbeck_runtime.models.loading import load_model
+
+    bundle = load_model(Model(loader="Transformers", uri=str(llava_directory)), "CausalLM")
+    inputs = make_inputs(bundle.preprocessing)
+    with torch.inference_mode():
+        before = bundle.module(inputs)["logits"]
+    sent = pickle.loads(cloudpickle.dumps(bundle))
+    with torch.inference_mode():
+        assert torch.equal(sent.module(inputs)["logits"], before)
+        assert torch.equal(bundle.module(inputs)["logits"], before)
+    assert sent.identity() == bundle.identity()
