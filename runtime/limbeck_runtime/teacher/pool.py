@@ -146,8 +146,8 @@ class TeacherPool:
         try:
             while not self._closed.is_set():
                 if self._queue.finished:
-                    self._stop_workers()
                     self._finished.set()
+                    self._stop_workers()
                     self._closed.wait(max(0.0, self._guard_at - self._clock()))
                 else:
                     self._finished.clear()
@@ -169,7 +169,7 @@ class TeacherPool:
         for answer in workers.answers(_WAIT_SECONDS):
             self._take(workers, answer)
         for name in self._queue.silent(self._clock()):
-            self._lose(workers, name, "it did not answer any more")
+            self._lose(workers, name, "it did not answer any more", hung=True)
         if self._clock() >= self._slow_at and len(self._in_hand) < self._num_workers[0]:
             self._slow_at = self._clock() + SLOW_START_SECONDS
             self._callbacks.on_warning(
@@ -262,7 +262,7 @@ class TeacherPool:
             self._callbacks.on_captured(captured.result.num_samples)
         self._tell()
 
-    def _lose(self, workers: Workers, name: str, reason: str) -> None:
+    def _lose(self, workers: Workers, name: str, reason: str, *, hung: bool = False) -> None:
         """A worker is dead or hangs: its shards go to others, and another takes its place."""
         with self._lock:
             released = self._queue.release(name)
@@ -270,7 +270,7 @@ class TeacherPool:
             self._starting.discard(name)
             self._lost += 1
             self._losses_in_a_row += 1
-        workers.stop(name)
+        workers.stop(name, hung=hung)
         if self._losses_in_a_row >= MAX_LOSSES_IN_A_ROW:
             raise CaptureFailedError(
                 f"{self._losses_in_a_row} teacher workers were lost without capturing a shard; the last one: {reason}"

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from limbeck_runtime.cluster import connect
 from limbeck_runtime.teacher.capture import Capturer, CaptureResult, CaptureSettings
 from limbeck_runtime.teacher.plan import CaptureTask
 from limbeck_runtime.teacher.workers import TASKS_IN_HAND, Alive, Answer, Captured, Failed, Lost, Ready, new_name
@@ -62,31 +63,50 @@ def share_of(nodes: Sequence[Mapping[str, Any]], num_started: int) -> Share:
 
 
 class WarmActors:
-    """Actors that were started before there is work for them: their process is up and has imported what it needs.
+    """Ray and some actors, got ready in the background before there is work: processes up, all imported.
 
-    Use it around a run that will capture; actors that nobody took are ended with the block.
+    A run that will capture makes this first and reads its data meanwhile. Actors that nobody took end with `close`.
     """
 
     def __init__(self, count: int) -> None:
-        """Start `count` actors in the background; Ray must be connected."""
-        self.actors = [_start_actor(place) for place in range(count)]
+        self._actors: list[Any] = []
+        self._error: BaseException | None = None
+        self._starting = threading.Thread(target=self._start, args=(count,), name="limbeck-warm-actors", daemon=True)
+        self._starting.start()
+
+    @property
+    def actors(self) -> list[Any]:
+        """Those that nobody has taken yet. Raises what connecting to Ray raised."""
+        self._starting.join()
+        if self._error is not None:
+            raise self._error
+        return self._actors
+
+    def wait(self) -> None:
+        """Return when all are up."""
+        actors = self.actors
+        import ray
+
+        ray.get([actor.where.remote() for actor in actors])
 
     def take(self) -> Any | None:
         """One of them, or None when there are no more."""
         return self.actors.pop(0) if self.actors else None
 
-    def wait(self) -> None:
-        """Return when all are up."""
-        import ray
-
-        ray.get([actor.where.remote() for actor in self.actors])
-
     def close(self) -> None:
         """End those that are left."""
+        self._starting.join()
         import ray
 
-        while self.actors:
-            ray.kill(self.actors.pop(), no_restart=True)
+        while self._actors:
+            ray.kill(self._actors.pop(), no_restart=True)
+
+    def _start(self, count: int) -> None:
+        try:
+            connect()
+            self._actors += [_start_actor(place) for place in range(count)]
+        except BaseException as error:
+            self._error = error
 
 
 class RayWorkers:
@@ -113,10 +133,10 @@ class RayWorkers:
     def submit(self, worker: str, task: CaptureTask) -> None:
         self._pending[self._actors[worker].capture.remote(task)] = (worker, task)
 
-    def stop(self, worker: str) -> None:
+    def stop(self, worker: str, *, hung: bool = False) -> None:
         self._ray.kill(self._actors.pop(worker), no_restart=True)
         process = self._processes.pop(worker, None)
-        if process is not None:
+        if hung and process is not None:
             self._kill(process)
         self._pending = {ref: place for ref, place in self._pending.items() if place[0] != worker}
 

@@ -12,14 +12,20 @@ from limbeck_runtime.storage import StorageError
 from limbeck_runtime.teacher.capture import CaptureSettings
 from limbeck_runtime.teacher.plan import CaptureTask
 from limbeck_runtime.teacher.pool import PoolCallbacks, PoolProgress, TeacherPool
-from limbeck_runtime.teacher.ray_workers import RayWorkers
+from limbeck_runtime.teacher.ray_workers import RayWorkers, WarmActors
 
 
 @contextmanager
 def capturing(
-    context: Context, step: str, settings: CaptureSettings, tasks: Sequence[CaptureTask], lost_marker: str
+    context: Context,
+    step: str,
+    settings: CaptureSettings,
+    tasks: Sequence[CaptureTask],
+    lost_marker: str,
+    *,
+    warm: WarmActors | None = None,
 ) -> Iterator[TeacherPool]:
-    """A pool that captures `tasks` while the block runs.
+    """A pool that captures `tasks` while the block runs; it takes `warm` actors first.
 
     When it gives up it creates the object `lost_marker` in the store, so that students in other processes stop waiting.
     """
@@ -42,7 +48,7 @@ def capturing(
 
     def make_workers() -> RayWorkers:
         connect()
-        return RayWorkers(settings)
+        return RayWorkers(settings, warm=warm)
 
     callbacks = PoolCallbacks(
         on_progress=tell,
@@ -55,6 +61,7 @@ def capturing(
         settings.store,
         make_workers,
         max_workers=context.spec.cluster.teacher.max_replicas,
+        min_workers=context.spec.cluster.teacher.min_replicas,
         callbacks=callbacks,
     )
     try:

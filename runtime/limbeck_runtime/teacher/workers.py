@@ -72,8 +72,8 @@ class Workers(Protocol):
         """Give a worker a task."""
         ...
 
-    def stop(self, worker: str) -> None:
-        """End a worker at once, whatever it does."""
+    def stop(self, worker: str, *, hung: bool = False) -> None:
+        """End a worker at once, whatever it does; `hung`: it may not be able to hear of it."""
         ...
 
     def answers(self, timeout_seconds: float) -> list[Answer]:
@@ -102,7 +102,7 @@ class ThreadWorkers:
         assert self._capturer is not None
         self._pending[self._threads[worker].submit(self._capturer.capture, task)] = (worker, task)
 
-    def stop(self, worker: str) -> None:
+    def stop(self, worker: str, *, hung: bool = False) -> None:
         self._threads.pop(worker).shutdown(cancel_futures=True)
         self._pending = {future: place for future, place in self._pending.items() if place[0] != worker}
         if not self._threads and self._capturer is not None:

@@ -135,6 +135,7 @@ class PlayedWorkers:
     now: float = 0.0
     started: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    hung: list[str] = field(default_factory=list)
     given: list[tuple[str, CaptureTask]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
@@ -154,8 +155,9 @@ class PlayedWorkers:
             self.given.append((worker, task))
             self._changed.notify_all()
 
-    def stop(self, worker: str) -> None:
+    def stop(self, worker: str, *, hung: bool = False) -> None:
         self.stopped.append(worker)
+        self.hung += [worker] if hung else []
 
     def answers(self, timeout_seconds: float) -> list[Answer]:
         with self._changed:
@@ -235,6 +237,7 @@ def test_a_silent_worker_is_ended_when_its_lease_runs_out(make_capture: Make) ->
         workers.wait_for(lambda: len(workers.given) == 6)
         assert pool.progress().lost_workers == 1
     assert workers.stopped[0] == "w0"
+    assert workers.hung == ["w0"]
     assert "did not answer" in workers.warnings[0]
 
 
