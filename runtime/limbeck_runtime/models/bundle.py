@@ -89,7 +89,7 @@ class ModelBundle:
     task: str
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Sent to another process, a model goes without what transformers leaves in it; its own pickling fails on it."""
+        """What transformers leaves in a model that has run cannot be pickled, so it goes without that."""
         return ModelBundle, (_without_capturing_hooks(self.module), self.architecture, self.preprocessing, self.task)
 
     def identity(self) -> str:
