@@ -17,10 +17,13 @@ import torch
 
 
 def seed_everything(seed: int, step: int, rank: int, part: int) -> None:
-    """Seed torch (all devices), numpy's and Python's global generators for one part of one step on one worker."""
+    """Seed torch's (CPU, current GPU), numpy's and Python's global generators for one part of one step on a worker."""
     mixed = hashlib.blake2b(struct.pack("<4q", seed, step, rank, part), digest_size=8).digest()
     number = int.from_bytes(mixed, "little")
-    torch.manual_seed(number)
+    # Not torch.manual_seed: for each kind of device that is not there it formats the call stack, every time.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed(number)
     random.seed(number)
     np.random.seed(number & 0xFFFFFFFF)
 
@@ -32,7 +35,8 @@ def reproducible(device: torch.device) -> Iterator[None]:
     On a CPU, torch's algorithms are deterministic for a given number of threads (bit for bit for one).
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(), _deterministic_gpu() if device.type == "cuda" else nullcontext():
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _deterministic_gpu() if device.type == "cuda" else nullcontext():
         try:
             yield
         finally:

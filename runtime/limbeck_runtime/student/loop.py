@@ -74,8 +74,10 @@ class TrainingRun:
         self._steps_done = 0
         self._steps_saved = -1
         self._updater: Updater | None = None
-        # [stop, save] that the workers agreed on in the step before; see `_exchange`.
+        self._last_values: tuple[tuple[str, ...], torch.Tensor] | None = None
+        # [stop, save] that the workers agreed on in the step before; see `_decide`.
         self._wishes = torch.zeros(2, device=worker.device)
+        self._save_is_wished = False
         parts.module.to(worker.device)
         if isinstance(parts.loss, nn.Module):
             parts.loss.to(worker.device)
@@ -148,18 +150,16 @@ class TrainingRun:
         self._steps_done += 1
         if exchange is not None:
             exchange.wait()
-        values = torch.cat([sums[: len(terms)], norm.reshape(1)])
+        self._last_values = names, values = tuple(terms), torch.cat([sums[: len(terms)], norm.reshape(1)])
         if values.device.type == "cpu" or self._steps_done % _CHECK_EVERY_STEPS == 0:
-            self._check(values, tuple(terms))
-        stop, save = self._agree(sums[len(terms) :])
-        if save and not stop:
-            self._check(values, tuple(terms))
-            self._save(updater)
+            self._check_last_values()
+        stop, save = self._decide(updater, sums[len(terms) :])
+        if stop or save:
+            self._save(updater, wait=stop)
         if self._worker.rank == 0:
-            self._callbacks.on_step(self._record(updater, tuple(terms), values, started, waited_seconds))
+            self._callbacks.on_step(self._record(updater, names, values, started, waited_seconds))
         self._tell_saved()
         if stop:
-            self._save(updater, wait=True)
             raise Interrupted(self._steps_done)
 
     def _exchange(self, terms: Terms) -> tuple[torch.Tensor, dist.Work | None]:
@@ -171,26 +171,33 @@ class TrainingRun:
         return sums, dist.all_reduce(sums, async_op=True)
 
     def _own_wishes(self) -> tuple[float, float]:
+        """(stop, save) as rank 0 wishes; a wish to save is not repeated before it is granted."""
         if self._worker.rank != 0:
             return 0.0, 0.0
-        stop = self._callbacks.should_stop()
-        save = self._checkpoints is not None and self._checkpoints.due()
-        return float(stop), float(save)
+        save = self._due() and not self._save_is_wished
+        self._save_is_wished |= save
+        return float(self._callbacks.should_stop()), float(save)
 
-    def _agree(self, wishes: torch.Tensor) -> tuple[bool, bool]:
-        """(stop, save) for all workers. Among several, a wish takes effect one step later, so that to read it
-        from a GPU does not wait for the step that has just been enqueued.
+    def _due(self) -> bool:
+        return self._checkpoints is not None and self._checkpoints.due()
+
+    def _decide(self, updater: Updater, wishes: torch.Tensor) -> tuple[bool, bool]:
+        """Whether to stop after this step, and whether to save.
+
+        Among several workers, rank 0's wish to stop takes effect one step later, so that to read it from a GPU does
+        not wait for the step that has just been enqueued. So does its wish to save where the state is sharded;
+        elsewhere rank 0 saves alone, and need not ask.
         """
         if self._worker.world_size == 1:
-            stop, save = self._own_wishes()
-        else:
-            (stop, save), self._wishes = self._wishes.tolist(), wishes
-        return stop > 0, save > 0
+            return self._callbacks.should_stop(), self._due()
+        (stop, save), self._wishes = self._wishes.tolist(), wishes
+        return stop > 0, save > 0 if updater.state.sharded else self._due()
 
     def _save(self, updater: Updater, *, wait: bool = False) -> None:
         """Start a checkpoint. If the state is sharded, all workers put it together and rank 0 writes it."""
         if self._steps_saved != self._steps_done:
-            self._steps_saved = self._steps_done
+            self._check_last_values()
+            self._steps_saved, self._save_is_wished = self._steps_done, False
             updated, buffers = updater.state.updated(), updater.state.buffers
             if updater.state.sharded:
                 updated = whole_tensors(updated)
@@ -204,7 +211,10 @@ class TrainingRun:
         for saved in self._checkpoints.take_saved() if self._checkpoints is not None else ():
             self._callbacks.on_checkpoint(saved)
 
-    def _check(self, values: torch.Tensor, names: tuple[str, ...]) -> None:
+    def _check_last_values(self) -> None:
+        if self._last_values is None:
+            return
+        names, values = self._last_values
         if not torch.isfinite(values).all():
             found = ", ".join(f"{name} {value:g}" for name, value in zip(names, values.tolist(), strict=False))
             raise DivergedError(
