@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from limbeck.api.v1alpha1.job import Task
 from limbeck.api.v1alpha1.training import SignalKind
-from limbeck_runtime.data.batch import Labels
+from limbeck_runtime.data.batch import IGNORED_LABEL, Labels
 from limbeck_runtime.losses import contrastive
 from limbeck_runtime.losses.distillation import distil_logits, next_token_labels
 from limbeck_runtime.losses.divergence import Divergence, Mix
@@ -92,6 +92,8 @@ class Objective:
     @property
     def labels(self) -> Labels:
         """What the batches' labels are to be."""
+        if self.task in TOKEN_TASKS:
+            return Labels.TOKENS
         return Labels.CLASSES if self.task is Task.IMAGE_CLASSIFICATION else Labels.NONE
 
     @property
@@ -111,9 +113,8 @@ class Objective:
 
 
 def count_predicted_tokens(batch: Any) -> int:
-    """Tokens of the batch that follow another."""
-    mask_BT = batch.inputs["attention_mask"]
-    return int(((mask_BT[:, :-1] != 0) & (mask_BT[:, 1:] != 0)).sum())
+    """Tokens of text in the batch that follow another token; image tokens and padding are not predicted."""
+    return int((_next_tokens(batch) != IGNORED_LABEL).sum())
 
 
 class ObjectiveLoss(nn.Module):
@@ -125,9 +126,9 @@ class ObjectiveLoss(nn.Module):
         self._gather = gather
         self.projections = nn.ModuleDict(
             {
-                _projection_name(term, match): FeatureProjection(match.student_channels, match.teacher_channels)
-                for term in objective.terms
-                for match in term.matches
+                f"{of_term}-{of_match}": FeatureProjection(match.student_channels, match.teacher_channels)
+                for of_term, term in enumerate(objective.terms)
+                for of_match, match in enumerate(term.matches)
                 if match.student_channels != match.teacher_channels
             }
         )
@@ -146,11 +147,11 @@ class ObjectiveLoss(nn.Module):
             terms |= self._logit_terms(divergent, outputs, batch)
         elif objective.hard_weight > 0:
             terms[HARD] = objective.hard_weight * self._hard(outputs, batch)
-        for term in objective.terms:
+        for place, term in enumerate(objective.terms):
             if term.kind in CONTRASTIVE:
-                terms[term.kind.value] = term.weight * self._contrastive(term.kind, outputs, batch)
+                _add(terms, term, self._contrastive(term.kind, outputs, batch))
             elif term.kind in FEATURE_LOSSES:
-                terms[term.kind.value] = term.weight * self._features(term, outputs, batch)
+                _add(terms, term, self._features(place, outputs, batch))
         return terms
 
     def _hard(self, outputs: Mapping[str, Tensor], batch: Any) -> Tensor:
@@ -160,19 +161,23 @@ class ObjectiveLoss(nn.Module):
             return contrastive.info_nce(_pair(outputs), across=self._across())
         logits = outputs["logits"]
         labels = _labels(objective.task, batch)
-        return cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), label_smoothing=objective.label_smoothing)
+        total = cross_entropy(
+            logits.flatten(0, -2).float(), labels.flatten(), label_smoothing=objective.label_smoothing, reduction="sum"
+        )
+        # A part of a batch may hold texts of one token only, which predict nothing.
+        return total / (labels != IGNORED_LABEL).sum().clamp(min=1)
 
     def _logit_terms(self, divergent: list[Term], outputs: Mapping[str, Tensor], batch: Any) -> Terms:
         objective = self._objective
         logits = outputs["logits"]
         labels = _labels(objective.task, batch) if objective.task in TOKEN_TASKS or objective.hard_weight else None
-        teacher = _teacher(batch.teacher, logits.shape, objective.sampled)
+        teacher = _teacher(batch, objective.sampled)
         terms: Terms = {}
         for term in divergent:
             # One signal that has all that hard labels leave is computed together with them, in one pass.
             is_whole = len(divergent) == 1 and abs(term.weight + objective.hard_weight - 1) < 1e-9
             mix = Mix(DIVERGENCES[term.kind], objective.temperature, objective.hard_weight if is_whole else 0.0)
-            valid = None if labels is None or objective.task not in TOKEN_TASKS else labels != mix.ignore_index
+            valid = labels != IGNORED_LABEL if labels is not None and objective.task in TOKEN_TASKS else None
             result = distil_logits(logits, teacher, mix, labels_N=labels if is_whole else None, valid_N=valid)
             if is_whole:
                 parts = result.terms()
@@ -181,7 +186,7 @@ class ObjectiveLoss(nn.Module):
                     if objective.hard_weight
                     else {term.kind.value: result.loss}
                 )
-            terms[term.kind.value] = term.weight * result.loss
+            _add(terms, term, result.loss)
         if objective.hard_weight:
             terms[HARD] = objective.hard_weight * self._hard(outputs, batch)
         return terms
@@ -203,16 +208,20 @@ class ObjectiveLoss(nn.Module):
         losses = [contrastive.embedding_feature(own, its, project=self.to_teacher_space) for own, its in pairs]
         return (losses[0] + losses[1]) / 2
 
-    def _features(self, term: Term, outputs: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """Mean over the pairs of layers."""
-        total = torch.zeros((), device=next(iter(outputs.values())).device)
-        for match in term.matches:
-            student, teacher = outputs[match.student], batch.teacher[match.teacher]
-            name = _projection_name(term, match)
-            projection = dict(self.projections.items()).get(name)
-            valid_BT = batch.inputs["attention_mask"] != 0 if student.ndim == 3 and _is_text(student, batch) else None
-            total = total + FEATURE_LOSSES[term.kind](student, teacher, projection=projection, valid_BT=valid_BT)
-        return total / len(term.matches)
+    def _features(self, place: int, outputs: Mapping[str, Tensor], batch: Any) -> Tensor:
+        """Mean over the pairs of layers of the term at `place`."""
+        term = self._objective.terms[place]
+        projections = dict(self.projections.items())
+        losses = [
+            FEATURE_LOSSES[term.kind](
+                outputs[match.student],
+                _by_token(match.teacher, match.teacher, batch),
+                projection=projections.get(f"{place}-{of_match}"),
+                valid_BT=batch.inputs["attention_mask"] != 0 if _has_lengths(match.teacher, batch) else None,
+            )
+            for of_match, match in enumerate(term.matches)
+        ]
+        return torch.stack(losses).mean()
 
     def _across(self) -> contrastive.Across:
         return contrastive.Across(self._gather, self._gather.first_row)
@@ -222,33 +231,55 @@ def _pair(outputs: Mapping[str, Tensor]) -> contrastive.Pair:
     return contrastive.Pair(outputs["image_embedding"], outputs["text_embedding"], outputs["logit_scale"])
 
 
+def _add(terms: Terms, term: Term, loss: Tensor) -> None:
+    """Two signals of one kind are one entry."""
+    name = term.kind.value
+    terms[name] = term.weight * loss + terms[name] if name in terms else term.weight * loss
+
+
 def _labels(task: Task, batch: Any) -> Tensor:
     """int64 (B,) classes, or (B, T) next tokens."""
     if task in TOKEN_TASKS:
-        return next_token_labels(batch.inputs["input_ids"], batch.inputs["attention_mask"])
+        return _next_tokens(batch)
     labels: Tensor = batch.inputs["labels"]
     return labels
 
 
-def _teacher(stored: Mapping[str, Tensor], shape: torch.Size, sampled: bool) -> Teacher:
+def _next_tokens(batch: Any) -> Tensor:
+    """int64 (B, T): the token of text that follows each, else `IGNORED_LABEL`."""
+    return next_token_labels(batch.inputs["labels"], batch.inputs["attention_mask"], IGNORED_LABEL)
+
+
+def _teacher(batch: Any, sampled: bool) -> Teacher:
     """The teacher's logits in the form in which the store has them."""
+    stored = batch.teacher
     if "logits" in stored:
-        return TeacherLogits(stored["logits"])
-    indices, log_probs = stored["logits.indices"], stored["logits.log_probs"]
-    if indices.shape[:-1] != shape[:-1]:
-        raise ValueError(
-            f"teacher and student must cut texts into the same tokens, got {tuple(indices.shape[:-1])} and "
-            f"{tuple(shape[:-1])}; give both the same tokenizer and `maxTextLength`"
-        )
+        return TeacherLogits(_by_token("logits", "logits", batch))
+    indices, log_probs, tail = (
+        _by_token("logits", f"logits.{part}", batch) for part in ("indices", "log_probs", "tail_log_mass")
+    )
     if sampled:
         return Sampled(indices, log_probs.exp())
-    return TopK(indices, log_probs, stored["logits.tail_log_mass"])
+    return TopK(indices, log_probs, tail)
 
 
-def _is_text(student: Tensor, batch: Any) -> bool:
-    mask = batch.inputs.get("attention_mask")
-    return mask is not None and mask.shape == student.shape[:2]
+def _has_lengths(signal: str, batch: Any) -> bool:
+    return f"{signal}.lengths" in batch.teacher
 
 
-def _projection_name(term: Term, match: Match) -> str:
-    return f"{term.kind.value}:{match.student}".replace(".", "/")
+def _by_token(signal: str, part: str, batch: Any) -> Tensor:
+    """A stored part; what came by token is as long as the batch's texts, which may be padded further than stored."""
+    values: Tensor = batch.teacher[part]
+    if not _has_lengths(signal, batch):
+        return values
+    mask_BT = batch.inputs["attention_mask"]
+    theirs, ours = batch.teacher[f"{signal}.lengths"], mask_BT.sum(1)
+    if not torch.equal(theirs.to(ours.dtype), ours):
+        raise ValueError(
+            f"teacher and student must cut texts into the same tokens, got {theirs.tolist()} and {ours.tolist()} for "
+            "the texts of one batch; give both the same tokenizer and `maxTextLength`"
+        )
+    missing = mask_BT.shape[1] - values.shape[1]
+    if missing == 0:
+        return values
+    return torch.cat([values, values.new_zeros((len(values), missing, *values.shape[2:]))], dim=1)
