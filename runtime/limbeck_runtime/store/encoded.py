@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,24 +22,29 @@ class Encoded:
     slot_counts: Array | None = None
 
 
-# NumPy converts half floats one by one; torch has the processor do it, ten times faster.
+# NumPy converts half floats one by one; torch has the processor do it, ten times faster. But torch wakes all threads
+# for more than 32,767 numbers, and 5 us become milliseconds where they wait for a core. So it gets less at a time.
+_PIECE = 30_720
 
 
 def narrowed(values: Array) -> Array:
     """As float16."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that the array may be read-only; it is only read
-        half: Array = torch.from_numpy(values).half().numpy()
-    return half
+    return _converted(values, np.float16)
 
 
 def widened(values: Array) -> Array:
     """As float32."""
-    if values.dtype != np.float16:
-        return values.astype(np.float32, copy=False)
-    import torch
+    return _converted(values, np.float32) if values.dtype == np.float16 else values.astype(np.float32, copy=False)
 
-    single: Array = torch.from_numpy(values).float().numpy()
-    return single
+
+def _converted(values: Array, dtype: type[np.floating]) -> Array:
+    from torch import from_numpy
+
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if not flat.flags.writeable:
+        flat = flat.copy()  # torch warns of arrays that it must not write to
+    converted = np.empty(flat.shape, dtype)
+    for start in range(0, flat.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        from_numpy(converted[piece]).copy_(from_numpy(flat[piece]))
+    return converted.reshape(values.shape)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -79,87 +80,87 @@ def read_batch(
     # Samples are gathered shard after shard, and put in the batch's order while still packed.
     order_B = np.argsort(shards_B, kind="stable")
     shards_B, rows_B = shards_B[order_B], rows_B[order_B]
-    cuts = [0, *(np.flatnonzero(shards_B[1:] != shards_B[:-1]) + 1).tolist(), len(rows_B)]
+    cuts = [0, *((shards_B[1:] != shards_B[:-1]).nonzero()[0] + 1).tolist(), len(rows_B)]
     opened = [readers[int(shards_B[start])] for start in cuts[:-1]]
-    _check_rows(rows_B, opened, cuts)
-    rows = [rows_B[start:stop] for start, stop in itertools.pairwise(cuts)]
+    sources = [rows_B[start:stop] for start, stop in itertools.pairwise(cuts)]
+    if rows_B.min() < 0 or rows_B.max() >= min([reader.num_samples for reader in opened]):
+        _check_each(opened, sources)
     place_B = None
     if len(opened) > 1:
         place_B = np.empty_like(order_B)
         place_B[order_B] = np.arange(len(order_B))
+    level = _Level(sources, cuts, place_B)
     outputs: dict[str, Array] = {}
     for name in opened[0].codecs if signals is None else signals:
-        pieces = [(reader._signal(name), source_B) for reader, source_B in zip(opened, rows, strict=True)]
-        outputs |= _read_signal(name, pieces, place_B)
+        outputs |= _read_signal(name, [reader._signal(name) for reader in opened], level)
     return outputs
 
 
-def _check_rows(rows_B: Array, opened: Sequence[ShardReader], cuts: Sequence[int]) -> None:
-    # Arrays take a negative row from their end; as an unsigned number it is too large like any other wrong one.
-    sizes_B = np.repeat([reader.num_samples for reader in opened], np.diff(cuts))
-    wrong_B = rows_B.astype(np.int64, copy=False).view(np.uint64) >= sizes_B.view(np.uint64)
-    if wrong_B.any():
-        at = int(wrong_B.argmax())
-        reader = opened[int(np.searchsorted(cuts, at, side="right")) - 1]
-        raise IndexError(f"rows of shard {reader.shard_id} must be 0 to {reader.num_samples - 1}, got {rows_B[at]}")
+def _check_each(opened: Sequence[ShardReader], sources: Sequence[Array]) -> None:
+    for reader, source in zip(opened, sources, strict=True):
+        for row in source.tolist():
+            if not 0 <= row < reader.num_samples:
+                raise IndexError(f"rows of shard {reader.shard_id} must be 0 to {reader.num_samples - 1}, got {row}")
 
 
-# Some rows of one shard's signal. `place` below: for each row of the batch, which of all gathered rows it is.
-_Piece = tuple[Signal, Array]
+@dataclass(frozen=True)
+class _Level:
+    """Which rows of each shard to gather. Those of shard i go to cuts[i] up to cuts[i + 1] of all gathered rows.
+
+    `place` says for each row of the batch which of the gathered rows it is; None if they are in order.
+    """
+
+    sources: list[Array]
+    cuts: list[int]
+    place: Array | None
+
+    def gather(self, arrays: Sequence[Array | None]) -> Array:
+        """The batch's rows of one column, whose part in each shard is given."""
+        first = arrays[0]
+        assert first is not None
+        gathered = np.empty((self.cuts[-1], *first.shape[1:]), first.dtype)
+        for array, source, start, stop in zip(arrays, self.sources, self.cuts[:-1], self.cuts[1:], strict=True):
+            assert array is not None
+            # The rows were checked; "clip" lets NumPy write to the target directly.
+            array.take(source, axis=0, out=gathered[start:stop], mode="clip")
+        return gathered if self.place is None else gathered.take(self.place, axis=0)
+
+    def descend(self, offsets: Sequence[Array | None]) -> tuple[_Level, Array]:
+        """The rows that these offsets cut this level's rows into; and how many each row of the batch has."""
+        lengths, sources = [], []
+        for offset, source in zip(offsets, self.sources, strict=True):
+            assert offset is not None
+            begin = offset[source].astype(np.int64)
+            lengths.append(offset[source + 1] - begin)
+            sources.append(flat_positions(begin, lengths[-1]))
+        cuts = [0, *itertools.accumulate(len(source) for source in sources)]
+        lengths_R = np.concatenate(lengths)
+        if self.place is None:
+            return _Level(sources, cuts, None), lengths_R
+        starts_R = starts_of(lengths_R)[self.place]
+        lengths_R = lengths_R[self.place]
+        return _Level(sources, cuts, flat_positions(starts_R, lengths_R)), lengths_R
 
 
-def _read_signal(name: str, pieces: list[_Piece], place_B: Array | None) -> dict[str, Array]:
-    first = pieces[0][0]
-    codec = first.codec
-    for signal, _ in pieces:
-        if (signal.codec is not codec and signal.codec != codec) or signal.shape != first.shape:
-            raise ValueError(f"{name} must be stored alike in all shards of a batch, got {codec} and {signal.codec}")
-    place_R, lengths_B = place_B, None
+def _read_signal(name: str, stored: list[Signal], level: _Level) -> dict[str, Array]:
+    first = stored[0]
+    for signal in stored:
+        if (signal.codec is not first.codec and signal.codec != first.codec) or signal.shape != first.shape:
+            raise ValueError(
+                f"{name} must be stored alike in all shards of a batch, got {first.codec} and {signal.codec}"
+            )
+    lengths_B = None
     if first.token_offsets is not None:
-        pieces, place_R, lengths_B = _descend(pieces, [signal.token_offsets for signal, _ in pieces], place_B)
-    columns = {
-        column: _gather([signal.columns[column] for signal, _ in pieces], pieces, place_R) for column in first.columns
-    }
+        level, lengths_B = level.descend([signal.token_offsets for signal in stored])
+    columns = {column: level.gather([signal.columns[column] for signal in stored]) for column in first.columns}
     slots = counts_R = None
     if first.slots is not None:
-        pieces, place_S, counts_R = _descend(pieces, [signal.slot_offsets for signal, _ in pieces], place_R)
-        slots = _gather([signal.slots for signal, _ in pieces], pieces, place_S)
-    decoded = codec.decode(Encoded(columns, slots, counts_R), first.shape)
+        slot_level, counts_R = level.descend([signal.slot_offsets for signal in stored])
+        slots = slot_level.gather([signal.slots for signal in stored])
+    decoded = first.codec.decode(Encoded(columns, slots, counts_R), first.shape)
     if lengths_B is None:
         return {part_name(name, part): array for part, array in decoded.items()}
-    outputs = {
-        part_name(name, part): Ragged(array, lengths_B).padded(codec.fill[part]) for part, array in decoded.items()
-    }
+    fill = first.codec.fill
+    outputs = {part_name(name, part): Ragged(array, lengths_B).padded(fill[part]) for part, array in decoded.items()}
     outputs[lengths_name(name)] = lengths_B.astype(np.int32)
     return outputs
-
-
-def _descend(
-    pieces: list[_Piece], offsets: list[Array | None], place_R: Array | None
-) -> tuple[list[_Piece], Array | None, Array]:
-    """One level down, from rows to what the offsets cut them into; and the lengths of the batch's rows."""
-    lengths, below = [], []
-    for (signal, source), offset in zip(pieces, offsets, strict=True):
-        assert offset is not None
-        begin = offset[source].astype(np.int64)
-        lengths.append(offset[source + 1] - begin)
-        below.append((signal, flat_positions(begin, lengths[-1])))
-    lengths_R = np.concatenate(lengths)
-    if place_R is None:
-        return below, None, lengths_R
-    starts_R = starts_of(lengths_R)[place_R]
-    lengths_R = lengths_R[place_R]
-    return below, flat_positions(starts_R, lengths_R), lengths_R
-
-
-def _gather(arrays: Sequence[Array | None], pieces: list[_Piece], place_R: Array | None) -> Array:
-    first = arrays[0]
-    assert first is not None
-    stop = 0
-    gathered = np.empty((sum(len(source) for _, source in pieces), *first.shape[1:]), first.dtype)
-    for array, (_, source) in zip(arrays, pieces, strict=True):
-        assert array is not None
-        start, stop = stop, stop + len(source)
-        # The rows were checked; "clip" lets NumPy write to the target directly.
-        array.take(source, axis=0, out=gathered[start:stop], mode="clip")
-    return gathered if place_R is None else gathered.take(place_R, axis=0)

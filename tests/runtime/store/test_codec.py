@@ -145,6 +145,17 @@ def test_an_embedding_loses_at_most_half_a_step(dtype: str, most: float) -> None
     assert decoded_RD.dtype == np.float32
 
 
+def test_many_numbers_are_converted_in_pieces_and_the_seams_do_not_show() -> None:
+    values_RD = np.random.default_rng(0).standard_normal((300, 384)).astype(np.float32)
+    values_RD.flags.writeable = False
+    codec = EmbeddingCodec()
+
+    encoded = codec.encode({"": values_RD})
+
+    assert np.array_equal(encoded.columns["values"], values_RD.astype(np.float16))
+    assert np.array_equal(codec.decode(encoded, (384,))[""], values_RD.astype(np.float16).astype(np.float32))
+
+
 def test_rows_of_zeros_stay_zeros() -> None:
     codec = EmbeddingCodec("int8")
     assert not codec.decode(codec.encode({"": np.zeros((3, 4))}), (4,))[""].any()
