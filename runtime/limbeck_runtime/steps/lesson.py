@@ -1,7 +1,8 @@
 """What a student can learn from a teacher: signals matched to the outputs that both really give.
 
-Both models are asked for two samples; their answers' shapes decide what is stored, and what is refused before anything
-starts. Left out: the formulas (losses/) and the capture (teacher/).
+Both models are asked for two samples; their answers' shapes decide what is stored, and the loss of these two is
+computed, so that what cannot be compared is refused before anything starts.
+Left out: the formulas (losses/) and the capture (teacher/).
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ from limbeck.api.v1alpha1.job import Task
 from limbeck.api.v1alpha1.training import Distil, OutputCodec, Signal, TeacherOutputs
 from limbeck_runtime.inputs import Inputs
 from limbeck_runtime.models.bundle import ModelBundle
-from limbeck_runtime.steps.objective import CONTRASTIVE, DIVERGENCES, EMBEDDINGS, Match, Objective, Term
-from limbeck_runtime.steps.outputs import FEATURE_PREFIX, example_outputs, paths_of
+from limbeck_runtime.models.preprocessing import Preprocessing
+from limbeck_runtime.steps.objective import (
+    CONTRASTIVE,
+    DIVERGENCES,
+    EMBEDDINGS,
+    TOKEN_TASKS,
+    Match,
+    Objective,
+    Term,
+    labels_of,
+)
+from limbeck_runtime.steps.outputs import FEATURE_PREFIX, example_of, paths_of
+from limbeck_runtime.steps.rehearsal import rehearse
 from limbeck_runtime.store import Codec, EmbeddingCodec, FeatureCodec, SampledCodec, TopKCodec
 
 _DEFAULT_HARD_LABEL_PERCENT = 30
@@ -38,9 +50,14 @@ def plan_lesson(settings: Distil, teacher: ModelBundle, student: ModelBundle, jo
         ValueError: the models cannot be compared as asked; the message says how they differ and what to do.
     """
     task = Task(student.task)
+    if task in TOKEN_TASKS:
+        check_same_tokens(teacher.preprocessing, student.preprocessing)
     layers = [_layers(signal, teacher, student) for signal in settings.signals]
-    theirs = example_outputs(teacher, job.train, sorted({pair[1] for pairs in layers for pair in pairs}))
-    ours = example_outputs(student, job.train, sorted({pair[0] for pairs in layers for pair in pairs}))
+    of_teacher = example_of(teacher, job.train, sorted({pair[1] for pairs in layers for pair in pairs}))
+    of_student = example_of(
+        student, job.train, sorted({pair[0] for pairs in layers for pair in pairs}), labels_of(task)
+    )
+    ours, theirs = of_student.outputs, of_teacher.outputs
     hard = (_DEFAULT_HARD_LABEL_PERCENT if settings.hard_label_percent is None else settings.hard_label_percent) / 100
     terms: list[Term] = []
     codecs: dict[str, Codec] = {}
@@ -49,6 +66,11 @@ def plan_lesson(settings: Distil, teacher: ModelBundle, student: ModelBundle, jo
         if signal.kind in DIVERGENCES:
             codecs["logits"] = _logits_codec(settings.teacher_outputs, ours["logits"], theirs["logits"])
         elif signal.kind in CONTRASTIVE or not pairs:
+            if task not in EMBEDDINGS:
+                raise ValueError(
+                    f"`studentLayers` and `teacherLayers` of {signal.kind.value} must name layers for {task.value}, "
+                    "which has no embedding to compare; name one of each"
+                )
             codecs |= {name: _embedding_codec(settings.teacher_outputs) for name in EMBEDDINGS[task]}
             if signal.kind not in CONTRASTIVE:
                 matches = tuple(_match(name, name, ours, theirs) for name in EMBEDDINGS[task])
@@ -65,7 +87,36 @@ def plan_lesson(settings: Distil, teacher: ModelBundle, student: ModelBundle, jo
         sampled=settings.teacher_outputs.codec is OutputCodec.SAMPLED,
         widths=_widths(task, ours, theirs),
     )
+    rehearse(objective, job.train, of_student, of_teacher, codecs)
     return Lesson(objective, codecs)
+
+
+def check_same_tokens(teacher: Preprocessing, student: Preprocessing) -> None:
+    """Raises ValueError where a place in the teacher's output and in the student's need not be of the same token."""
+    theirs, ours = teacher.text, student.text
+    assert theirs is not None
+    assert ours is not None
+    for field, name in (("max_length", "maxTextLength"), ("num_image_tokens", "number of image tokens")):
+        if getattr(theirs, field) != getattr(ours, field):
+            raise ValueError(
+                f"teacher and student must have the same {name}, got {getattr(theirs, field)} and "
+                f"{getattr(ours, field)}; the teacher's outputs are compared token by token"
+            )
+    if theirs.tokenizer_json == ours.tokenizer_json:
+        return
+    words_of = [
+        {identifier: word for word, identifier in text.build_tokenizer().get_vocab(with_added_tokens=True).items()}
+        for text in (theirs, ours)
+    ]
+    different = sorted(
+        token for token in words_of[0].keys() & words_of[1].keys() if words_of[0][token] != words_of[1][token]
+    )
+    if different:
+        raise ValueError(
+            f"teacher and student must have one vocabulary (it may be padded differently), but token {different[0]} is "
+            f"{words_of[0][different[0]]!r} for the teacher and {words_of[1][different[0]]!r} for the student; "
+            "give both the same tokenizer"
+        )
 
 
 def _layers(signal: Signal, teacher: ModelBundle, student: ModelBundle) -> list[tuple[str, str]]:
@@ -109,6 +160,7 @@ def _logits_codec(outputs: TeacherOutputs, ours: Tensor, theirs: Tensor) -> Code
         )
     if outputs.codec is OutputCodec.SAMPLED:
         return SampledCodec(outputs.count, vocabulary)
-    if outputs.codec is OutputCodec.FULL:
+    # All of few classes take less in full than as the top k, and serve any divergence and temperature.
+    if outputs.codec is OutputCodec.FULL or outputs.count >= vocabulary:
         return FeatureCodec()
-    return TopKCodec(min(outputs.count, vocabulary), vocabulary)
+    return TopKCodec(outputs.count, vocabulary)

@@ -92,9 +92,7 @@ class Objective:
     @property
     def labels(self) -> Labels:
         """What the batches' labels are to be."""
-        if self.task in TOKEN_TASKS:
-            return Labels.TOKENS
-        return Labels.CLASSES if self.task is Task.IMAGE_CLASSIFICATION else Labels.NONE
+        return labels_of(self.task)
 
     @property
     def student_layers(self) -> tuple[str, ...]:
@@ -110,6 +108,13 @@ class Objective:
     def build(self, gather: RowGather) -> ObjectiveLoss:
         """The loss of one worker."""
         return ObjectiveLoss(self, gather)
+
+
+def labels_of(task: Task) -> Labels:
+    """What a task learns from the data itself, beside pairs."""
+    if task in TOKEN_TASKS:
+        return Labels.TOKENS
+    return Labels.CLASSES if task is Task.IMAGE_CLASSIFICATION else Labels.NONE
 
 
 def count_predicted_tokens(batch: Any) -> int:

@@ -6,11 +6,12 @@ Left out: the outputs' meaning, which is the task's (models/adapters.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from limbeck_runtime.data.batch import Labels
+from limbeck_runtime.data.batch import Batch, Labels
 from limbeck_runtime.data.index import DataIndex
 from limbeck_runtime.data.loader import BatchLoader
 from limbeck_runtime.models.bundle import ModelBundle
@@ -20,17 +21,27 @@ FEATURE_PREFIX = "features."
 _NUM_SAMPLES = 2
 
 
-def example_outputs(bundle: ModelBundle, index: DataIndex, layers: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The model's outputs for two samples, with those of `layers` under `features.<path>`; on the CPU.
+@dataclass(frozen=True)
+class Example:
+    """Two samples as a model reads them, and what it gives for them; on the CPU."""
+
+    batch: Batch
+    outputs: Mapping[str, Tensor]
+
+
+def example_of(
+    bundle: ModelBundle, index: DataIndex, layers: Sequence[str] = (), labels: Labels = Labels.NONE
+) -> Example:
+    """Ask the model; outputs of `layers` are under `features.<path>`.
 
     Raises ValueError where the data lacks what the model reads, or a layer is not there.
     """
-    with BatchLoader(index, bundle.preprocessing, labels=Labels.NONE, num_threads=1) as loader:
+    with BatchLoader(index, bundle.preprocessing, labels=labels, num_threads=1) as loader:
         batch = loader.batch(index.positions()[:_NUM_SAMPLES])
     module = bundle.module.eval()
     with torch.inference_mode(), tap(module, layers) as features:
         outputs = dict(module(batch.inputs))
-        return outputs | {FEATURE_PREFIX + path: feature for path, feature in features.items()}
+        return Example(batch, outputs | {FEATURE_PREFIX + path: feature for path, feature in features.items()})
 
 
 def paths_of(bundle: ModelBundle, patterns: Sequence[str]) -> tuple[str, ...]:
