@@ -6,6 +6,10 @@ Left out: Mutual and Cascade, several teachers, and moving temperatures, which a
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from limbeck.api.v1alpha1.training import Distil
 from limbeck_runtime.context import Context
 from limbeck_runtime.errors import InvalidSpecError
@@ -14,10 +18,15 @@ from limbeck_runtime.steps.step import StepInputs, StepResult
 from limbeck_runtime.steps.teacher_outputs import TeacherLostError, TeacherOutputs
 from limbeck_runtime.steps.training import run_training
 from limbeck_runtime.steps.training_task import TrainingTask
+from limbeck_runtime.storage import StorageError
 from limbeck_runtime.store import TeacherStore
 from limbeck_runtime.teacher.capture import CaptureSettings
 from limbeck_runtime.teacher.plan import capture_plan
 from limbeck_runtime.teacher.session import capturing
+
+# How often to look whether the run was asked to stop, and how long training may take to stop by itself.
+_WATCH_SECONDS = 0.25
+_GRACE_SECONDS = 5.0
 
 
 def distil(settings: Distil, inputs: StepInputs, context: Context) -> StepResult:
@@ -26,6 +35,7 @@ def distil(settings: Distil, inputs: StepInputs, context: Context) -> StepResult
     Raises:
         InvalidSpecError: teacher and student cannot be compared as the signals ask.
         CaptureFailedError: the teacher failed on a shard however often it was tried.
+        InterruptedRunError: asked to stop while the student waited for the teacher.
         and what `run_training` raises.
     """
     teacher, index = inputs.job.teacher, inputs.job.train
@@ -60,9 +70,35 @@ def distil(settings: Distil, inputs: StepInputs, context: Context) -> StepResult
         ),
     )
     capture = CaptureSettings(teacher, index, augmentation, seed, lesson.codecs, store)
-    with capturing(context, inputs.name, capture, tasks, lost_marker) as pool:
+    with (
+        capturing(context, inputs.name, capture, tasks, lost_marker) as pool,
+        _not_waiting_after_a_stop(context, lost_marker),
+    ):
         try:
             return StepResult(run_training(context, inputs.name, task, inputs.fingerprint))
         except TeacherLostError:
             pool.check()  # raises what ended the capture
+            context.check_stop()
             raise
+
+
+@contextmanager
+def _not_waiting_after_a_stop(context: Context, lost_marker: str) -> Iterator[None]:
+    """A student that trains stops after its batch; one that waits for the teacher is told that nothing will come."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_WATCH_SECONDS):
+            if context.stop.is_set():
+                if not over.wait(_GRACE_SECONDS):
+                    with suppress(StorageError):
+                        context.store.create(lost_marker, b"{}")
+                return
+
+    thread = threading.Thread(target=watch, name="limbeck-stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

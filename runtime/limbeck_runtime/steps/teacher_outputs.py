@@ -1,6 +1,8 @@
 """What the teacher said about the training data, as the student reads it: found by shard, view and row.
 
-Picklable: each worker opens the store itself. Left out: capturing (teacher/) and the shards' form (store/).
+Picklable: each worker opens the store itself. A shard that turns out to be corrupt is thrown away and waited for: the
+teacher pool sees that it is gone and computes it again.
+Left out: capturing (teacher/) and the shards' form (store/).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 
 from limbeck_runtime.data.batch import Batch
-from limbeck_runtime.store import TeacherStore, read_batch
+from limbeck_runtime.storage import NotFoundError
+from limbeck_runtime.store import CorruptShardError, ShardReader, TeacherStore, read_batch
 
 # How often a student that is ahead of the teacher looks for the next shard, and for the end of the teacher.
 _POLL_SECONDS = 0.02
@@ -46,14 +49,14 @@ class TeacherOutputs:
     _seen: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def wait_for(self, shard: int, view: int) -> None:
-        """Return when the outputs of this shard and view are in the store.
+        """Return when the outputs of this shard and view are in the store, whole.
 
         Raises TeacherLostError when they will not come.
         """
         identity = self.shard_ids[shard, view]
         look_for_loss = time.monotonic()
         while identity not in self._seen:
-            if self.store.has(identity):
+            if self._reader(identity) is not None:
                 self._seen.add(identity)
                 return
             if time.monotonic() >= look_for_loss:
@@ -65,7 +68,24 @@ class TeacherOutputs:
     def attach(self, batch: Batch) -> TaughtBatch:
         """`batch` with what the teacher said of its samples."""
         shards = np.unique(batch.shards).tolist()
-        readers = {shard: self.store.open(self.shard_ids[shard, batch.view]) for shard in shards}
+        readers = {shard: self._opened(shard, batch.view) for shard in shards}
         arrays = read_batch(readers, batch.shards, batch.rows, self.signals)
         teacher = {name: torch.from_numpy(values) for name, values in arrays.items()}
         return TaughtBatch(batch.inputs, batch.keys, batch.shards, batch.rows, batch.view, teacher)
+
+    def _opened(self, shard: int, view: int) -> ShardReader:
+        identity = self.shard_ids[shard, view]
+        while (reader := self._reader(identity)) is None:
+            self._seen.discard(identity)
+            self.wait_for(shard, view)
+        return reader
+
+    def _reader(self, identity: str) -> ShardReader | None:
+        """The shard, its hash checked when it is first opened; None where it is not there, or was corrupt."""
+        try:
+            return self.store.open(identity)
+        except NotFoundError:
+            return None
+        except CorruptShardError:
+            self.store.discard(identity)
+            return None

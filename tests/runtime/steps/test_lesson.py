@@ -84,9 +84,7 @@ def test_embeddings_of_other_widths_are_learnt_through_a_projection(
 
 
 def test_embeddings_are_what_a_feature_signal_without_layers_compares(plan: Plan, make_bundle: MakeBundle) -> None:
-    lesson = plan(
-        make_bundle("TextEmbedding", 6), make_bundle("TextEmbedding", 4), "FeatureCosine", hardLabelPercent=0
-    )
+    lesson = plan(make_bundle("TextEmbedding", 6), make_bundle("TextEmbedding", 4), "FeatureCosine", hardLabelPercent=0)
     (match,) = lesson.objective.terms[0].matches
     assert (match.student, match.teacher) == ("text_embedding", "text_embedding")
     assert (match.student_channels, match.teacher_channels) == (4, 6)
