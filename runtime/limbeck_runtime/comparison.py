@@ -63,13 +63,20 @@ def _answers(
     if bundle.task in TOKEN_TASKS:
         return _token_answers(bundle)
     if bundle.task == Task.IMAGE_CLASSIFICATION:
-        return lambda evaluation, place: _answer(evaluation, place, index.classes[int(evaluation.answers.ids[place])])
+        return lambda evaluation, place: _answer(
+            evaluation, place, _class_name(index, int(evaluation.answers.ids[place]))
+        )
     wanted = sorted({int(evaluation.answers.ids[place]) for evaluation in evaluations for place in places})
     texts = {
         candidate: _first(sample.texts) or sample.key
         for candidate, sample in zip(wanted, loader.raw(index.positions()[wanted]), strict=True)
     }
     return lambda evaluation, place: _answer(evaluation, place, texts[int(evaluation.answers.ids[place])])
+
+
+def _class_name(index: DataIndex, number: int) -> str:
+    """A model may know more classes than the data has."""
+    return index.classes[number] if number < len(index.classes) else f"class {number}"
 
 
 def _answer(evaluation: Evaluation, place: int, text: str) -> Answer:
