@@ -79,11 +79,12 @@ def read_batch(
         raise ValueError("a batch must hold at least one sample")
     # Samples are gathered shard after shard, and put in the batch's order while still packed.
     order_B = np.argsort(shards_B, kind="stable")
-    shards_B, rows_B = shards_B[order_B], rows_B[order_B]
+    shards_B, rows_B = shards_B[order_B], rows_B[order_B].astype(np.intp, copy=False)
     cuts = [0, *((shards_B[1:] != shards_B[:-1]).nonzero()[0] + 1).tolist(), len(rows_B)]
     opened = [readers[int(shards_B[start])] for start in cuts[:-1]]
     sources = [rows_B[start:stop] for start, stop in itertools.pairwise(cuts)]
-    if rows_B.min() < 0 or rows_B.max() >= min([reader.num_samples for reader in opened]):
+    # Unsigned, a negative row is a large one.
+    if rows_B.view(np.uintp).max() >= min([reader.num_samples for reader in opened]):
         _check_each(opened, sources)
     place_B = None
     if len(opened) > 1:

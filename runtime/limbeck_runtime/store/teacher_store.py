@@ -68,6 +68,7 @@ class TeacherStore:
         self._settings = (storage, cache_dir, self.codecs, cache_bytes, files)
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
         self._verified: set[_Stamp] = set()
+        self._gates: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,13 +99,24 @@ class TeacherStore:
         """Map a shard. Raises NotFoundError, or CorruptShardError: then `discard` it and compute it again."""
         with self._lock:
             reader = self._open.get(identity)
-            if reader is None:
-                reader = self._map(identity)
-                self._open[identity] = reader
-                if len(self._open) > _MAX_OPEN:
-                    self._open.popitem(last=False)
-            else:
+            if reader is not None:
                 self._open.move_to_end(identity)
+                return reader
+            gate = self._gates.setdefault(identity, threading.Lock())
+        # Other shards can be opened meanwhile: a student's threads fetch several at a time.
+        with gate:
+            reader = self._open.get(identity)  # opened by who held the gate before
+            if reader is not None:
+                return reader
+            try:
+                reader = self._map(identity)
+                with self._lock:
+                    self._open[identity] = reader
+                    if len(self._open) > _MAX_OPEN:
+                        self._open.popitem(last=False)
+            finally:
+                with self._lock:
+                    self._gates.pop(identity, None)
             return reader
 
     def discard(self, identity: str) -> None:
@@ -112,13 +124,13 @@ class TeacherStore:
         path = shard_path(identity)
         with self._lock:
             self._open.pop(identity, None)
-            self._cache.delete(path)
-            try:
-                verify(self.storage.get(path), path)
-            except NotFoundError:
-                return
-            except CorruptShardError:
-                self.storage.delete(path)
+        self._cache.delete(path)
+        try:
+            verify(self.storage.get(path), path)
+        except NotFoundError:
+            return
+        except CorruptShardError:
+            self.storage.delete(path)
 
     def janitor(self) -> int:
         """Remove what writers that died left half-written; the number of files is returned."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,49 @@ def test_a_shard_is_opened_once_a_process(make_store) -> None:
     store = make_store()
     identity = _write(store, 1)
     assert store.open(identity) is store.open(identity)
+
+
+class _Watched:
+    """A backend that calls `on_get` before each whole read."""
+
+    def __init__(self, inner: object, on_get: Callable[[], object]) -> None:
+        self._inner = inner
+        self._on_get = on_get
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def get(self, path: str) -> bytes:
+        self._on_get()
+        return self._inner.get(path)  # type: ignore[attr-defined]
+
+
+def _watched_store(storage: Storage, folder: Path, on_get: Callable[[], object]) -> TeacherStore:
+    watched = Storage(storage._root, storage._prefix, _Watched(storage._backend, on_get), ())
+    return TeacherStore(watched, folder, {"embedding": EmbeddingCodec()})
+
+
+def test_threads_fetch_different_shards_at_the_same_time(make_store, storage: Storage, tmp_path: Path) -> None:
+    identities = [_write(make_store(), number) for number in range(4)]
+    all_are_fetching = threading.Barrier(4, timeout=20)
+    store = _watched_store(storage, tmp_path, all_are_fetching.wait)
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = list(pool.map(store.open, identities))
+
+    assert [reader.shard_id for reader in readers] == identities
+
+
+def test_threads_that_want_the_same_shard_fetch_it_once(make_store, storage: Storage, tmp_path: Path) -> None:
+    identity = _write(make_store(), 1)
+    fetches: list[None] = []
+    store = _watched_store(storage, tmp_path, lambda: fetches.append(None))
+
+    with ThreadPoolExecutor(8) as pool:
+        readers = list(pool.map(store.open, [identity] * 8))
+
+    assert len(fetches) == 1
+    assert len(set(readers)) == 1
 
 
 def test_the_janitor_removes_half_written_copies(make_store, tmp_path: Path) -> None:
