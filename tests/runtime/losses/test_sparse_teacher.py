@@ -99,14 +99,20 @@ def test_a_matching_student_pays_nothing_and_has_no_gradient(generator: torch.Ge
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0.0)
 
 
+@pytest.mark.parametrize("place", [0, KEPT])
 def test_a_stored_outcome_that_the_student_lacks_is_dropped_and_the_rest_normalised(
-    generator: torch.Generator,
+    place: int, generator: torch.Generator
 ) -> None:
     student = normal(generator, ROWS, OUTCOMES).requires_grad_()
     stored = top_k_of(normal(generator, ROWS, OUTCOMES), KEPT)
+
+    def with_one_more(values_NK: Tensor, value: float) -> Tensor:
+        column_N1 = torch.full((ROWS, 1), value, dtype=values_NK.dtype)
+        return torch.cat((values_NK[:, :place], column_N1, values_NK[:, place:]), 1)
+
     unknown = TopK(
-        torch.cat((torch.full((ROWS, 1), OUTCOMES + 2, dtype=torch.int32), stored.indices), 1),
-        torch.cat((torch.full((ROWS, 1), -1.0, dtype=torch.float64), stored.log_probs + 1e-3), 1),
+        with_one_more(stored.indices, OUTCOMES + 2),
+        with_one_more(stored.log_probs + 1e-3, -1.0),
         stored.tail_log_mass + 1e-3,
     )
     losses = [distil_logits(student, teacher, Mix()).loss for teacher in (stored, unknown)]

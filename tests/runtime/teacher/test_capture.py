@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,37 @@ def test_equal_rows_in_two_batches_get_draws_of_their_own(make_capture: Make) ->
     of = make_capture(module=module, codecs={"class_logits": SampledCodec(8, vocabulary=64)}).with_(batch_size=1)
     stored = read_all(captured(of))["class_logits.indices"]
     assert len({row.tobytes() for row in stored}) > 1
+
+
+def test_one_shard_is_in_the_model_at_a_time_while_the_next_is_made_ready(make_capture: Make) -> None:
+    module = ShardNotingTeacher()
+    of = make_capture(num_shards=2, module=module).with_(batch_size=2)
+    capturer = Capturer(of.settings)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(capturer.capture, of.tasks[0])
+        assert module.entered.wait(20)
+        second = threads.submit(capturer.capture, of.tasks[1])
+        results = [first.result(), second.result()]
+    capturer.close()
+    assert [result.num_samples for result in results] == [5, 5]
+    assert not module.overlapped
+
+
+class ShardNotingTeacher(torch.nn.Module):
+    """Stays in its first pass for as long as another one might begin beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.beside = threading.Event(), threading.Event()
+        self.overlapped = False
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.entered.is_set():
+            self.beside.set()
+        else:
+            self.entered.set()
+            self.overlapped = self.beside.wait(0.3)
+        return {"image_embedding": torch.ones(len(inputs["pixel_values"]), 4)}
 
 
 class ConstantTeacher(torch.nn.Module):

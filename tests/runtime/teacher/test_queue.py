@@ -96,6 +96,7 @@ def test_lookahead_bounds_what_is_captured_before_the_student_begins_it() -> Non
     of.consumed(1)
     assert leased(of) == "c"
     of.consumed(4)
+    of.consumed(2)  # told late
     assert leased(of) == "def"
 
 
