@@ -8,7 +8,10 @@ Left out on purpose: sandboxing. The code runs with the rights of the job that n
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch
 from torch import nn
 
 from limbeck.api.v1alpha1.job import Task
+from limbeck_runtime.errors import UserCodeError
 from limbeck_runtime.models import names
 from limbeck_runtime.models.bundle import Architecture, ModelBundle
 from limbeck_runtime.models.errors import ArchitectureError, ModelFilesError, TaskError
@@ -45,8 +49,8 @@ def read_python(
 ) -> ModelBundle:
     """Call the function, load weights from `path` if any, and try the module on a made-up batch of two.
 
-    Raises ArchitectureError where the function cannot be used, TaskError where the module's outputs are not its
-    task's, WeightsError where the weights do not fit.
+    Raises ArchitectureError where the function cannot be used, UserCodeError where it or its module raises,
+    TaskError where the module's outputs are not its task's, WeightsError where the weights do not fit.
     """
     module, preprocessing = _call(function, settings, field=field)
     if preprocessing is None:
@@ -73,9 +77,13 @@ def build_python_model(settings: Mapping[str, Any]) -> nn.Module:
 def _call(function: str, settings: Mapping[str, Any], *, field: str) -> tuple[nn.Module, Preprocessing | None]:
     build = _find(function, field)
     try:
+        inspect.signature(build).bind(**settings)
+    except TypeError as error:
+        raise ArchitectureError(
+            f"`{field}.settings` must be what {function} takes, got {sorted(settings)}: {error}"
+        ) from error
+    with _users_code(f"`{field}.function` {function}"):
         result = build(**settings)
-    except Exception as error:
-        raise ArchitectureError(f"`{field}.function` {function} raised {type(error).__name__}: {error}") from error
     module, preprocessing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
         raise ArchitectureError(
@@ -88,28 +96,52 @@ def _call(function: str, settings: Mapping[str, Any], *, field: str) -> tuple[nn
 def _find(function: str, field: str) -> Callable[..., Any]:
     module_name, _, name = function.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ArchitectureError(
-            f"`{field}.function` must name a function that Python can import as package.module:function, "
-            f"got {function}: {error}"
-        ) from error
+        with _users_code(f"the module of `{field}.function` {function}"):
+            module = importlib.import_module(module_name)
+    except UserCodeError as error:
+        missing = error.__cause__
+        if (
+            isinstance(missing, ModuleNotFoundError)
+            and missing.name
+            and f"{module_name}.".startswith(f"{missing.name}.")
+        ):
+            raise _not_importable(field, function, missing) from missing
+        raise
+    if not hasattr(module, name):
+        raise _not_importable(field, function, f"{module_name} has no {name}")
+    found = getattr(module, name)
     if not callable(found):
         raise ArchitectureError(f"`{field}.function` must name a function, {function} is {type(found).__name__}")
     build: Callable[..., Any] = found
     return build
 
 
+def _not_importable(field: str, function: str, reason: object) -> ArchitectureError:
+    return ArchitectureError(
+        f"`{field}.function` must name a function that Python can import as package.module:function, "
+        f"got {function}: {reason}"
+    )
+
+
+@contextmanager
+def _users_code(what: str) -> Iterator[None]:
+    """Inside runs code of the user's: whatever it raises, to exit included, is a UserCodeError that says where."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserCodeError(
+            f"{what} raised {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        ) from error
+
+
 def _try_out(module: nn.Module, preprocessing: Preprocessing, task: Task, *, field: str) -> None:
     inputs = _made_up_inputs(preprocessing)
-    try:
-        with torch.no_grad():
-            outputs = module(inputs)
-    except Exception as error:
-        raise TaskError(
-            f"`{field}`: the module cannot take a batch with {', '.join(sorted(inputs))} "
-            f"({type(error).__name__}: {error}); its forward gets a dict of tensors"
-        ) from error
+    with (
+        _users_code(f"`{field}`: the module's forward, which got a dict with {', '.join(sorted(inputs))},"),
+        torch.no_grad(),
+    ):
+        outputs = module(inputs)
     wanted = OUTPUTS[task]
     given = sorted(outputs) if isinstance(outputs, Mapping) else [type(outputs).__name__]
     if not isinstance(outputs, Mapping) or any(name not in outputs for name in wanted):

@@ -12,8 +12,9 @@ from torch import nn
 
 from limbeck.api.v1alpha1.job import Task
 from limbeck.api.v1alpha1.model import Loader, Model
+from limbeck_runtime.errors import UserCodeError
 from limbeck_runtime.models.bundle import Architecture, ModelBundle
-from limbeck_runtime.models.errors import ArchitectureError, ModelError, ModelFilesError, TaskError, WeightsError
+from limbeck_runtime.models.errors import ArchitectureError, ModelFilesError, TaskError, WeightsError
 from limbeck_runtime.models.loading import load_model
 from limbeck_runtime.models.rebuilding import rebuild, task_of
 
@@ -48,6 +49,14 @@ def plain():
 
 def nothing():
     return None
+
+
+def broken():
+    return 1 / 0
+
+
+def leaves():
+    raise SystemExit(3)
 
 
 number = 3
@@ -96,14 +105,16 @@ def test_a_function_may_return_its_preprocessing(user_code: str) -> None:
         ("missing", {}, ArchitectureError, "must name a function that Python can import"),
         ("number", {}, ArchitectureError, "number is int"),
         ("nothing", {}, ArchitectureError, r"must return an nn\.Module, or one and a Preprocessing, got NoneType"),
-        ("classifier", {"settings": {"clases": 3}}, ArchitectureError, "raised TypeError: .*clases"),
+        ("classifier", {"settings": {"clases": 3}}, ArchitectureError, r"`model\.settings` must be what .*clases"),
         ("classifier", {}, ModelFilesError, r"must return the module and a Preprocessing"),
         ("classifier", {"settings": {"key": "scores"}, "image_size": 8}, TaskError, "a dict with logits, got scores"),
-        ("plain", {"image_size": 8}, TaskError, "cannot take a batch with pixel_values"),
+        ("broken", {}, UserCodeError, r"broken raised ZeroDivisionError: .*, line 35\)"),
+        ("leaves", {}, UserCodeError, "leaves raised SystemExit: 3"),
+        ("plain", {"image_size": 8}, UserCodeError, "forward, which got a dict with pixel_values, raised TypeError"),
     ],
 )
 def test_functions_that_cannot_be_used_are_named_with_the_reason(
-    function: str, fields: dict[str, Any], error: type[ModelError], message: str, user_code: str
+    function: str, fields: dict[str, Any], error: type[Exception], message: str, user_code: str
 ) -> None:
     with pytest.raises(error, match=message):
         load(f"{user_code}:{function}", **fields)
@@ -112,3 +123,21 @@ def test_functions_that_cannot_be_used_are_named_with_the_reason(
 def test_a_module_of_another_task_is_refused(user_code: str) -> None:
     with pytest.raises(TaskError, match="a module for ImageText must return a dict with image_embedding, text_emb"):
         load(f"{user_code}:whole", Task.IMAGE_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("1 / 0", UserCodeError, r"raised ZeroDivisionError: division by zero \(.*\.py, line 1\)"),
+        ("import a_module_that_nobody_has", UserCodeError, "No module named 'a_module_that_nobody_has'"),
+        ("def f(:", UserCodeError, "raised SyntaxError"),
+    ],
+)
+def test_a_module_that_fails_while_it_is_imported_is_the_users_code(
+    code: str, error: type[Exception], message: str, user_code: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{user_code}_broken.py").write_text(code)
+    with pytest.raises(error, match=message):
+        load(f"{user_code}_broken:build")
+    with pytest.raises(ArchitectureError, match="must name a function that Python can import"):
+        load(f"{user_code}_absent:build")
