@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from limbeck_runtime.losses.chunks import Task, Walk, compute_dtype
+from limbeck_runtime.losses.chunks import Task, Walk, compute_dtype, times_upstream
 from limbeck_runtime.losses.scratch import Scratch
 from limbeck_runtime.losses.teachers import Rows, TeacherHead
 
@@ -54,7 +54,7 @@ class HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        scaled = (None if g is None else (g * upstream).to(dtype) for g, dtype in gradients)
+        scaled = (None if g is None else times_upstream(g, upstream, dtype) for g, dtype in gradients)
         return (*scaled, None, None)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from limbeck_runtime.losses.chunks import Task, Walk, compute_dtype
+from limbeck_runtime.losses.chunks import Task, Walk, compute_dtype, times_upstream
 from limbeck_runtime.losses.scratch import Scratch
 from limbeck_runtime.losses.teachers import Rows, TeacherHead
 
@@ -29,7 +29,10 @@ class LogitsLoss(torch.autograd.Function):
         if isinstance(task.teacher, TeacherHead):
             task = replace(task, teacher=task.teacher.to(compute_dtype(logits_NV.dtype)))
         dtype = compute_dtype(logits_NV.dtype)
-        gradient_NV = torch.zeros_like(logits_NV) if ctx.needs_input_grad[0] else None
+        # Rows that do not count, and outcomes that the teacher lacks, keep a gradient of 0.
+        is_whole = task.valid is None and num_outcomes == logits_NV.shape[1]
+        empty = torch.empty_like if is_whole else torch.zeros_like
+        gradient_NV = empty(logits_NV) if ctx.needs_input_grad[0] else None
 
         def student_logits(rows: Rows, scratch: Scratch) -> Tensor:
             logits_RV = logits_NV[rows, :num_outcomes]
@@ -51,4 +54,4 @@ class LogitsLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, None]:
         (gradient_NV,) = ctx.saved_tensors
-        return (None if gradient_NV is None else gradient_NV * upstream.to(gradient_NV.dtype)), None
+        return (None if gradient_NV is None else times_upstream(gradient_NV, upstream, gradient_NV.dtype)), None

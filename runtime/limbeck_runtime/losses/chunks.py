@@ -42,6 +42,16 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
+def times_upstream(gradient: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
+    """The saved gradient as the backward pass hands it on; not copied where the loss itself is minimised.
+
+    On an accelerator the look at `upstream` would wait for all that is queued there, so it multiplies always.
+    """
+    if upstream.device.type != "cpu" or upstream.item() != 1:
+        gradient = gradient * upstream.to(gradient.dtype)
+    return gradient.to(dtype)
+
+
 class Walk:
     """One pass over all rows that count: sizes, buffers, and the sums of the losses so far."""
 

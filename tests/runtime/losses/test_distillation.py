@@ -115,6 +115,15 @@ def test_gradients_pass_gradcheck(kind: Divergence, generator: torch.Generator) 
     assert torch.autograd.gradcheck(logits_loss, (case.logits.detach().requires_grad_(),))
 
 
+def test_a_scaled_loss_has_a_scaled_gradient_as_often_as_it_is_asked(generator: torch.Generator) -> None:
+    case = Case(generator)
+    loss = distil_head(case.hidden, case.weight, case.teacher_head, Mix()).loss
+    once = torch.autograd.grad(loss, case.hidden, retain_graph=True)[0].clone()
+    third = torch.autograd.grad(loss / 3, case.hidden, retain_graph=True)[0]
+    torch.testing.assert_close(third, once / 3)
+    torch.testing.assert_close(torch.autograd.grad(loss, case.hidden)[0], once)
+
+
 def test_a_head_teacher_and_its_logits_give_the_same_loss_to_a_student_of_logits(generator: torch.Generator) -> None:
     case = Case(generator)
     losses = [
