@@ -38,14 +38,27 @@ class Inputs:
         return None if self.teacher is None else self.teacher.identity()
 
     @cached_property
+    def teacher_fingerprint(self) -> str | None:
+        """The same with what it reads: what its answers follow from."""
+        return (
+            None if self.teacher is None else fingerprint(self.teacher_identity, self.teacher.preprocessing.identity())
+        )
+
+    @cached_property
+    def student_fingerprint(self) -> str:
+        """Of the student before its first step: weights, architecture and what it reads."""
+        return fingerprint(self.student.identity(), self.student.preprocessing.identity())
+
+    @cached_property
     def data_identity(self) -> str:
-        """Hash of the training samples."""
-        return fingerprint([shard.identity for shard in self.train.shards])
+        """Hash of the training samples and their labels."""
+        return fingerprint([[shard.identity, shard.class_ids] for shard in self.train.shards], self.train.classes)
 
     @cached_property
     def validation_identity(self) -> str:
-        """Hash of the validation samples."""
-        return fingerprint([shard.identity for shard in self.validation.shards])
+        """Hash of the validation samples, their labels and slices."""
+        shards = [[shard.identity, shard.class_ids, shard.slices] for shard in self.validation.shards]
+        return fingerprint(shards, self.validation.classes)
 
 
 def load_inputs(context: Context) -> Inputs:

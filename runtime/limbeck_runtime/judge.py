@@ -54,7 +54,9 @@ class Judge:
         spec = context.spec
         self.main_metric = spec.evaluation.metrics[0] if spec.evaluation.metrics else MAIN_METRIC[spec.task]
         # Equal for two runs when a model's figures may be taken over from one to the other.
-        self.identity = fingerprint(inputs.validation_identity, spec.evaluation.model_dump(mode="json"))
+        self.identity = fingerprint(
+            inputs.validation_identity, inputs.teacher_fingerprint, spec.evaluation.model_dump(mode="json")
+        )
 
     def judge(self, label: str, kind: RowKind, method: str, bundle: ModelBundle, directory: Path) -> Judged:
         """Quality and cost of `bundle`, which lies written in `directory`.

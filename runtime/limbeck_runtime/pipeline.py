@@ -52,12 +52,14 @@ def run(context: Context) -> tuple[Report, Published]:
         judge.teacher = _judged_teacher(context, judge, inputs.teacher)
         rows.append(judge.teacher.row)
     current = inputs.student
-    done = fingerprint(current.identity(), inputs.data_identity, spec.data.augmentation.model_dump(), spec.seed)
+    done = fingerprint(
+        inputs.student_fingerprint, inputs.data_identity, spec.data.augmentation.model_dump(mode="json"), spec.seed
+    )
     for index, step in enumerate(spec.pipeline):
         path = f"spec.pipeline[{index}].{step.method_name}"
         if step.distil is not None and spec.evaluation.baseline and BASELINE not in {row.label for row in rows}:
             rows.append(_baseline_row(context, judge, step.distil, StepInputs(BASELINE, path, current, inputs, done)))
-        done = fingerprint(done, step.model_dump(mode="json"), inputs.teacher_identity if step.distil else None)
+        done = fingerprint(done, step.model_dump(mode="json"), inputs.teacher_fingerprint if step.distil else None)
         stage = _run_step(context, judge, step, StepInputs(step.name, path, current, inputs, done), index)
         current, judged = load_bundle(stage.folder), _judged(stage)
         rows.append(judged.row)
@@ -75,7 +77,7 @@ def _judged_teacher(context: Context, judge: Judge, teacher: ModelBundle) -> Jud
         write_bundle(teacher, directory)
         return _record(judge.judge(TEACHER, RowKind.TEACHER, "", teacher, directory), folder)
 
-    return _judged(run_stage(context, TEACHER, fingerprint(teacher.identity(), judge.identity), work))
+    return _judged(run_stage(context, TEACHER, judge.identity, work))
 
 
 def _baseline_row(context: Context, judge: Judge, settings: Distil, inputs: StepInputs) -> Row:

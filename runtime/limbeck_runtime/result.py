@@ -87,6 +87,9 @@ def make_result(context: Context, judge: Judge, inputs: Inputs, finished: Finish
         [row.model_dump(mode="json") for row in finished.rows],
         spec.export.model_dump(mode="json"),
         None if spec.target is None else spec.target.model_dump(mode="json"),
+        context.job.metadata.name,
+        context.output.uri,
+        [entry.model_dump(mode="json") for entry in context.job.status.plan],
     )
     stage = run_stage(context, RESULT, known, work)
     report = Report.model_validate_json((stage.folder / names.FILE_REPORT_JSON).read_bytes())

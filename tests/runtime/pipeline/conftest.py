@@ -12,7 +12,6 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -363,29 +362,67 @@ def drive(start_driver: StartDriver) -> Callable[..., Ended]:
     return lambda job, *arguments, **options: start_driver(job, *arguments, **options).wait()
 
 
-@contextmanager
-def opened(job: Job, **options: Any) -> Iterator[Any]:
-    """The context that a driver opens for a job, in this process."""
-    from limbeck.api.plan import derive_plan
-    from limbeck.api.v1alpha1.job import CompressionJob
-    from limbeck_runtime.context import open_context
-
-    parsed = CompressionJob.model_validate(job)
-    resolved = parsed.model_copy(update={"spec": derive_plan(parsed.spec).spec})
-    stream = io.StringIO()
-    with open_context(resolved, stop=threading.Event(), stream=stream, attempt=1, **options) as context:
-        yield context
+OpenRun = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def run_here() -> Callable[..., list[dict[str, Any]]]:
-    """Runs a job's pipeline in this process, which saves the imports; raises what ends it. Its events."""
+def open_run() -> OpenRun:
+    """`open_run(job, stream=..., **options)`: the context that a driver opens for a job, in this process."""
+
+    def open_one(job: Job, *, stream: io.StringIO | None = None, **options: Any) -> Any:
+        from limbeck.api.plan import derive_plan
+        from limbeck.api.v1alpha1.job import CompressionJob
+        from limbeck_runtime.context import open_context
+
+        parsed = CompressionJob.model_validate(job)
+        resolved = parsed.model_copy(update={"spec": derive_plan(parsed.spec).spec})
+        options.setdefault("stop", threading.Event())
+        return open_context(resolved, stream=stream or io.StringIO(), attempt=1, **options)
+
+    return open_one
+
+
+@pytest.fixture(scope="session")
+def run_here(open_run: OpenRun) -> Callable[..., list[dict[str, Any]]]:
+    """Runs a job's pipeline in this process, which saves the imports; raises what ends it. The run's events."""
     from limbeck_runtime.pipeline import run
 
     def here(job: Job, **options: Any) -> list[dict[str, Any]]:
-        with opened(job, **options) as context:
+        stream = io.StringIO()
+        with open_run(job, stream=stream, **options) as context:
             run(context)
-        events = (Path(job["spec"]["output"]["uri"]) / "events.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in events]
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
 
     return here
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Callable[..., dict[str, Any]]:
+    """A small ResNet of timm's as a job names it."""
+
+    def model(channels: int = 8, num_classes: int = 4, image_size: int = 16) -> dict[str, Any]:
+        settings = {
+            "num_classes": num_classes,
+            "layers": [1, 1, 1, 1],
+            "channels": [channels] * 4,
+            "norm_layer": "groupnorm1",
+        }
+        return {"loader": "Timm", "architecture": "resnet18", "imageSize": image_size, "settings": settings}
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def classification(make_job: Callable[..., Job], classifier: Callable[..., dict[str, Any]]) -> Callable[..., Job]:
+    """`classification(output, **changes)`: the smallest job that trains; needs no Ray."""
+
+    def make(output: Path, **changes: Any) -> Job:
+        given = {
+            "student": classifier(),
+            "pipeline": [{"name": "tune", "finetune": {"epochs": 1, "batchSize": 12}}],
+            "columns": {"image": "png", "label": "cls"},
+            **changes,
+        }
+        return make_job("ImageClassification", output, **given)
+
+    return make
