@@ -64,7 +64,7 @@ class Int8Layer(nn.Module):
         return dequantize_weight(self.weight_int8, self.weight_scale)
 
     def packed(self) -> Any:
-        """The weight as the kernel wants it, made at the first call."""
+        """What the kernel wants beside the stored tensors, or instead of them; made at the first call."""
         if self._packed is None:
             # It outlives this call, which may be in inference mode while the next one is not.
             with torch.inference_mode(False), torch.no_grad():
@@ -118,10 +118,13 @@ class Int8Linear(Int8Layer):
             return output
         if kind is Activations.NONE:
             return functional.linear(x, self.packed(), self.bias)
+        offset_N, scale_N = self.packed()
         if kind is Activations.STATIC:
-            return kernels.run_linear(x, self.rounding.scale, zero_point, self.packed())
+            rounded = kernels.rounded_to_uint8(x, self.rounding.scale, zero_point)
+            return torch.addcmul(offset_N, kernels.integer_product(rounded, self.weight_int8), scale_N)
         scale_M1 = row_scales(x, zero_point)
-        output = kernels.run_linear(x / scale_M1, 1.0, zero_point, self.packed())
+        rounded = kernels.rounded_to_uint8(x, scale_M1, zero_point, fits=True)
+        output = torch.addcmul(offset_N, kernels.integer_product(rounded, self.weight_int8), scale_N)
         if self.bias is None:
             return output.mul_(scale_M1)
         return torch.addcmul(self.bias, output, scale_M1)
@@ -129,10 +132,14 @@ class Int8Linear(Int8Layer):
     def _pack(self) -> Any:
         if self.rounding.activations is Activations.NONE:
             return self.weight.detach()
-        # With a scale for each row the bias comes after the kernel.
-        inside = self.rounding.activations is Activations.STATIC and self.bias is not None
-        bias_N = self.bias.detach() if inside and self.bias is not None else None
-        return kernels.pack_linear(self.weight_int8.detach(), self.weight_scale, bias_N)
+        scale_N = self.weight_scale
+        if self.rounding.activations is Activations.STATIC:
+            scale_N = scale_N * self.rounding.scale
+        offset_N = -scale_N * kernels.zero_point_terms(self.weight_int8.detach(), self.rounding.zero_point)
+        # With a scale for each row the bias comes after it.
+        if self.rounding.activations is Activations.STATIC and self.bias is not None:
+            offset_N = offset_N + self.bias.detach()
+        return offset_N, scale_N
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.rounding}"

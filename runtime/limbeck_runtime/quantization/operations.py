@@ -19,6 +19,11 @@ def linear(x_shape: Any, *_rest: Any, out_shape: Any = None, **_options: Any) ->
     return int(2 * prod(out_shape) * x_shape[-1])
 
 
+def matrix_product(x_shape: Any, weight_shape: Any, *_rest: Any, out_shape: Any = None, **_options: Any) -> int:
+    """(M, K) times (K, N)."""
+    return int(2 * prod(out_shape) * x_shape[-1])
+
+
 def packed_convolution(
     x_shape: Any, _scale: Any, _zero: Any, weight_shape: Any, *_rest: Any, out_shape: Any = None, **_options: Any
 ) -> int:
@@ -32,7 +37,7 @@ def convolution(x_shape: Any, weight_shape: Any, *_rest: Any, out_shape: Any = N
 
 
 FLOP_FORMULAS: dict[Any, Formula] = {
-    torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32: linear,
+    torch.ops.aten._int_mm: matrix_product,
     torch.ops.onednn.qconv_pointwise: packed_convolution,
     torch.ops.limbeck.int8_linear: linear,
     torch.ops.limbeck.int8_conv: convolution,

@@ -24,4 +24,4 @@ def _copy_bytes(layer: Int8Layer) -> int:
         return 0
     if layer.rounding.activations is Activations.NONE:
         return layer.weight_int8.numel() * _FLOAT_BYTES
-    return layer.weight_int8.numel() if kernel_support().integer else 0
+    return layer.weight_int8.numel() if isinstance(layer, Int8Conv) and kernel_support().integer else 0
