@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from limbeck.api.v1alpha1.data import Augmentation
 from limbeck.api.v1alpha1.training import Training
@@ -51,7 +52,8 @@ class TrainingTask:
 
     def __call__(self, worker: Worker) -> TrainParts:
         """The part of one worker. The bundle's own module stays as it is."""
-        module = copy.deepcopy(self.bundle.module)
+        # Convolutions run about twice as fast with channels last; what has none is not changed by it.
+        module = copy.deepcopy(self.bundle.module).to(memory_format=torch.channels_last)
         add_features(module, self.objective.student_layers)
         return TrainParts(
             module=module,
