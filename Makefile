@@ -19,7 +19,7 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "limbeck needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.txt
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r $(REQUIREMENTS)
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r $(REQUIREMENTS)
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
