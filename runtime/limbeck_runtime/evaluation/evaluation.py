@@ -93,7 +93,7 @@ class Evaluation:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return cls._from_arrays(dict(arrays))
-        except (KeyError, OSError, EOFError, TypeError) as error:
+        except (KeyError, OSError, EOFError, TypeError, ValueError) as error:
             raise ValueError(f"this is not a stored evaluation: {error!r}") from error
 
     @classmethod
