@@ -29,10 +29,16 @@ from limbeck.api.progress import RunState
 from limbeck.api.support import unsupported
 from limbeck.api.v1alpha1.job import CompressionJob
 from limbeck_runtime.errors import InterruptedRunError, InvalidSpecError, RunError
+from limbeck_runtime.fence import FencedError
+from limbeck_runtime.storage_backend import StorageError
+from limbeck_runtime.telemetry.events import EventLog
 
 if TYPE_CHECKING:
     from limbeck.api.report import Report
     from limbeck_runtime.context import Context
+
+# Something that may be over when it is tried again.
+_EXIT_ERROR = 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.lifeline:
         threading.Thread(target=_stop_at_end_of_input, args=(stop,), name="lifeline", daemon=True).start()
     outcome = _run(options, stop)
-    print(f"{names.OUTCOME_PREFIX} {json.dumps(asdict(outcome))}", flush=True)
+    try:
+        print(f"{names.OUTCOME_PREFIX} {json.dumps(asdict(outcome))}", flush=True)
+    except OSError:
+        # Whoever started us is gone. What is left in the buffer must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return outcome.exit_code
 
 
@@ -73,15 +83,15 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
         logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         from limbeck_runtime.context import open_context
 
-        with open_context(
+        opened = open_context(
             job, stop=stop, stream=sys.stdout, attempt=options.attempt, metrics_port=options.metrics_port
-        ) as context:
+        )
+        with opened as context:
             return _run_in(context, options.attempt)
-    except RunError as error:
-        return _ended(error.exit_code, error.reason, str(error))
-    except Exception as error:
-        traceback.print_exc()
-        return _ended(1, "Error", f"{type(error).__name__}: {error}")
+    except Exception as error:  # before there was a context, so that the run's own event log is not open
+        with EventLog(sys.stdout) as events:
+            # A ValueError is about a place that the job names.
+            return _failed(InvalidSpecError(str(error)) if isinstance(error, ValueError) else error, events)
 
 
 def _resolved(path: Path) -> CompressionJob:
@@ -117,14 +127,8 @@ def _run_in(context: Context, attempt: int) -> Outcome:
     context.events.emit("plan", entries=[entry.model_dump() for entry in context.job.status.plan])
     try:
         report, published = run(context)
-    except RunError as error:
-        state = RunState.STOPPED if isinstance(error, InterruptedRunError) else RunState.FAILED
-        context.events.emit("run_finished", state=state, reason=error.reason, message=str(error))
-        return Outcome(error.exit_code, error.reason, str(error))
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        context.events.emit("run_finished", state=RunState.FAILED, reason="Error", message=message)
-        raise
+        return _failed(error, context.events)
     passed = report.gate.passed
     outcome = (
         Outcome(names.EXIT_OK, "Complete", "the job is complete")
@@ -156,9 +160,27 @@ def missed_checks(report: Report) -> str:
     return "; ".join(missed)
 
 
-def _ended(code: int, reason: str, message: str) -> Outcome:
-    print(message, file=sys.stderr)
-    return Outcome(code, reason, message)
+def _failed(error: Exception, events: EventLog) -> Outcome:
+    """Tell how the run ended, in the event log and, for whoever looks for the cause, on standard error."""
+    outcome = outcome_of(error)
+    if isinstance(error, InterruptedRunError) or (isinstance(error, RunError) and error.__cause__ is None):
+        print(error, file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    state = RunState.STOPPED if isinstance(error, InterruptedRunError) else RunState.FAILED
+    events.emit("run_finished", state=state, reason=outcome.reason, message=outcome.message)
+    return outcome
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """What an exception means for whoever started the run. Another attempt makes sense unless the code says no."""
+    if isinstance(error, RunError):
+        return Outcome(error.exit_code, error.reason, str(error))
+    if isinstance(error, FencedError):
+        return Outcome(_EXIT_ERROR, "Fenced", str(error))
+    if isinstance(error, StorageError):
+        return Outcome(_EXIT_ERROR, "StorageError", str(error))
+    return Outcome(_EXIT_ERROR, "Error", f"{type(error).__name__}: {error}")
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -66,6 +66,7 @@ def run(context: Context) -> tuple[Report, Published]:
         reports.append(_step_report(step, stage))
         _tell_recovery(context, judge, judged.row)
     result = make_result(context, judge, inputs, Finished(current, judged, rows, reports, done))
+    context.fence.check()  # what is published is not guarded by a commit
     return result.report, publish(context.output, result.files, result.fingerprint)
 
 

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from limbeck_runtime.context import Context
-from limbeck_runtime.errors import InterruptedRunError
+from limbeck_runtime.errors import InterruptedRunError, InvalidSpecError
 from limbeck_runtime.fingerprint import fingerprint
 from limbeck_runtime.models.bundle import ModelBundle
 from limbeck_runtime.models.normalization import batch_norm_warning
@@ -28,7 +28,7 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
 
     Raises:
         InterruptedRunError: asked to stop; a checkpoint was written.
-        DivergedError: the loss is not a number any more.
+        InvalidSpecError: the loss is not a number any more, or settings or data do not fit the model.
     """
     plan = task.plan
     recorder = StepRecorder(
@@ -95,6 +95,8 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
             f"stopped in step {name} after {interrupted.step} of {plan.total_steps} batches; "
             "run the same command again to go on from there"
         ) from interrupted
+    except ValueError as error:  # about what the user can change; another attempt would end the same way
+        raise InvalidSpecError(f"step {name}: {error}") from error
     return _trained(task.bundle, result)
 
 
