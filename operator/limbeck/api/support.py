@@ -16,7 +16,6 @@ from limbeck.api.v1alpha1.training import Adapter, Distil, DistilMode, Finetune,
 
 _LOADERS = (Loader.TRANSFORMERS, Loader.TIMM, Loader.DUAL_ENCODER, Loader.PYTHON, Loader.LIMBECK)
 _EXPORTS = (ExportFormat.SAFETENSORS, ExportFormat.ONNX)
-_OBJECTIVES = (FinetuneObjective.CONTRASTIVE, FinetuneObjective.SUPERVISED)
 _SIGNALS_BY_TASK: dict[Task, tuple[SignalKind, ...]] = {
     Task.IMAGE_TEXT: (
         SignalKind.CONTRASTIVE_AFFINITY,
@@ -35,6 +34,13 @@ _SIGNALS_BY_TASK: dict[Task, tuple[SignalKind, ...]] = {
     Task.CAUSAL_LM: (SignalKind.FORWARD_KL, SignalKind.REVERSE_KL, SignalKind.JENSEN_SHANNON),
     Task.TEXT_EMBEDDING: (SignalKind.FEATURE_MSE, SignalKind.FEATURE_COSINE),
 }
+
+
+_FEATURES = (SignalKind.FEATURE_MSE, SignalKind.FEATURE_COSINE)
+# Tasks whose data has neither labels nor pairs to learn from: only a teacher can teach them.
+_WITHOUT_LABELS = (Task.TEXT_EMBEDDING,)
+# What the report and the run call their own; a step of the same name would be taken for it.
+_RESERVED_NAMES = ("baseline", "data", "result", "teacher")
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,15 @@ def _refusals(spec: Spec) -> Iterator[Refusal]:
 
 
 def _step_refusals(step: Step, spec: Spec, path: str) -> Iterator[Refusal]:
+    if step.name in _RESERVED_NAMES:
+        reserved = ", ".join(_RESERVED_NAMES)
+        yield Refusal(
+            f"{path.rpartition('.')[0]}.name", step.name, f"another than {reserved}, which limbeck uses itself,"
+        )
     if step.distil is not None:
         yield from _distil_refusals(step.distil, spec, path)
     elif step.finetune is not None:
-        yield from _finetune_refusals(step.finetune, path)
+        yield from _finetune_refusals(step.finetune, spec.task, path)
     elif step.quantize is not None:
         yield from _quantize_refusals(step.quantize, path)
     else:
@@ -81,6 +92,8 @@ def _step_refusals(step: Step, spec: Spec, path: str) -> Iterator[Refusal]:
 
 
 def _outcome_refusals(spec: Spec) -> Iterator[Refusal]:
+    if spec.evaluation.baseline and spec.task in _WITHOUT_LABELS:
+        yield Refusal("spec.evaluation.baseline", "true", f"false for {spec.task.value}, whose data has no labels,")
     if spec.evaluation.explain:
         yield Refusal("spec.evaluation.explain", "true", "false")
     for index, form in enumerate(spec.export.formats):
@@ -109,17 +122,33 @@ def _distil_refusals(distil: Distil, spec: Spec, path: str) -> Iterator[Refusal]
     ):
         if schedule is not None:
             yield Refusal(f"{path}.{name}", schedule.shape.value, "absent")
+    if distil.hard_label_percent and spec.task in _WITHOUT_LABELS:
+        wanted = f"0 for {spec.task.value}, whose data has no labels,"
+        yield Refusal(f"{path}.hardLabelPercent", str(distil.hard_label_percent), wanted)
     allowed = _SIGNALS_BY_TASK[spec.task]
     for index, signal in enumerate(distil.signals):
         if signal.kind not in allowed:
             yield Refusal(f"{path}.signals[{index}].kind", signal.kind.value, _one_of(allowed))
         if signal.standardize:
             yield Refusal(f"{path}.signals[{index}].standardize", "true", "false")
+        if (signal.student_layers or signal.teacher_layers) and signal.kind not in _FEATURES:
+            yield Refusal(
+                f"{path}.signals[{index}]", f"layers for {signal.kind.value}", "without layers unless of features"
+            )
+    if distil.teacher_outputs.embedding_bits not in (8, 16):
+        yield Refusal(f"{path}.teacherOutputs.embeddingBits", str(distil.teacher_outputs.embedding_bits), "8 or 16")
 
 
-def _finetune_refusals(finetune: Finetune, path: str) -> Iterator[Refusal]:
-    if finetune.objective is not None and finetune.objective not in _OBJECTIVES:
-        yield Refusal(f"{path}.objective", finetune.objective.value, _one_of(_OBJECTIVES))
+def _finetune_refusals(finetune: Finetune, task: Task, path: str) -> Iterator[Refusal]:
+    if task in _WITHOUT_LABELS:
+        yield Refusal(path, "finetune", f"distil for {task.value}, whose data has no labels,")
+        return
+    contrasts = task is Task.IMAGE_TEXT
+    objective = FinetuneObjective.CONTRASTIVE if contrasts else FinetuneObjective.SUPERVISED
+    if finetune.objective not in (None, objective):
+        yield Refusal(f"{path}.objective", finetune.objective.value, f"{objective.value} for {task.value}")
+    if finetune.label_smoothing_percent and contrasts:
+        yield Refusal(f"{path}.labelSmoothingPercent", str(finetune.label_smoothing_percent), f"0 for {task.value}")
     if finetune.adapter is not Adapter.FULL:
         yield Refusal(f"{path}.adapter", finetune.adapter.value, Adapter.FULL.value)
 

@@ -29,6 +29,45 @@ REFUSED = [
     ({"spec.evaluation.explain": True}, "spec.evaluation.explain"),
     ({"spec.tracking": {"mlflow": {}}}, "spec.tracking.mlflow"),
     ({"spec.teacher.model.loader": "OpenClip"}, "spec.teacher.model.loader"),
+    ({"spec.pipeline": [{"name": "teacher", "distil": {}}]}, "spec.pipeline[0].name"),
+    (
+        {"spec.pipeline": [{"name": "d", "distil": {"teacherOutputs": {"embeddingBits": 12}}}]},
+        "spec.pipeline[0].distil.teacherOutputs.embeddingBits",
+    ),
+    (
+        {
+            "spec.pipeline": [
+                {
+                    "name": "d",
+                    "distil": {
+                        "signals": [{"kind": "ContrastiveAffinity", "studentLayers": ["a"], "teacherLayers": ["a"]}]
+                    },
+                }
+            ]
+        },
+        "spec.pipeline[0].distil.signals[0]",
+    ),
+    (
+        {"spec.pipeline": [{"name": "f", "finetune": {"objective": "Supervised"}}]},
+        "spec.pipeline[0].finetune.objective",
+    ),
+    (
+        {"spec.pipeline": [{"name": "f", "finetune": {"labelSmoothingPercent": 10}}]},
+        "spec.pipeline[0].finetune.labelSmoothingPercent",
+    ),
+    ({"spec.task": "TextEmbedding", "spec.pipeline": [{"name": "f", "finetune": {}}]}, "spec.pipeline[0].finetune"),
+    (
+        {"spec.task": "TextEmbedding", "spec.pipeline": [{"name": "d", "distil": {"hardLabelPercent": 5}}]},
+        "spec.pipeline[0].distil.hardLabelPercent",
+    ),
+    (
+        {
+            "spec.task": "TextEmbedding",
+            "spec.pipeline": [{"name": "d", "distil": {}}],
+            "spec.evaluation.baseline": True,
+        },
+        "spec.evaluation.baseline",
+    ),
 ]
 
 
