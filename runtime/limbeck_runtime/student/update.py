@@ -125,7 +125,7 @@ class Updater:
     def _cut(self, batch: TrainBatch, step: int) -> list[Part]:
         """The parts of this worker's batch with their shares of the batch of all workers.
 
-        All workers make equally many parts, since each pass exchanges rows or gradients.
+        All workers make equally many parts, since under FSDP2 each pass exchanges weights.
         """
         plan, worker = self._parts.plan, self._worker
         num_samples = len(batch.keys)

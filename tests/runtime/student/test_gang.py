@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,20 @@ def test_one_worker_tells_of_damaged_checkpoints_and_goes_on(tiny: Any, tmp_path
     assert watch.resumed == [7]
     assert watch.steps == [8]
     assert all(torch.equal(again.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+def test_a_run_is_resumed_from_each_kind_of_storage(tiny: Any, open_storage: Callable[[], Storage]) -> None:
+    plan = tiny.plan()
+    build, settings = partial(tiny.build, plan=plan, dropout=0.3), tiny.settings(plan)
+    whole = train_gang(build, settings)
+    first, second = Watch(stop_after=3), Watch()
+    place = CheckpointPlace(open_storage(), "f")
+    with pytest.raises(Interrupted):
+        train_gang(build, settings, checkpoints=place, callbacks=first.callbacks)
+    place = CheckpointPlace(open_storage(), "f")
+    resumed = train_gang(build, settings, checkpoints=place, callbacks=second.callbacks)
+    assert second.steps == list(range(first.steps[-1] + 1, 9))
+    assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
 
 def test_a_driver_that_was_fenced_out_trains_nothing(tiny: Any, tmp_path: Path) -> None:

@@ -98,20 +98,60 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(tiny: Any, tmp_path: P
             assert torch.equal(resumed[name], tensor), (kill_in_step, name)
 
 
+class WithStatistics(torch.nn.Module):
+    """The tiny model with a buffer that its forward pass changes, as batch norms do."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("scratch", torch.zeros(6), persistent=False)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.training:
+            self.mean.lerp_(inputs["image_BF"].mean(dim=0), 0.1)
+        outputs: dict[str, torch.Tensor] = self.model({**inputs, "image_BF": inputs["image_BF"] - self.mean})
+        return outputs
+
+
+def test_statistics_of_the_forward_pass_are_part_of_the_state(tiny: Any, tmp_path: Path) -> None:
+    plan = tiny.plan()
+
+    def run(folder: Path, stops: list[bool]) -> dict[str, torch.Tensor]:
+        checkpoints = checkpoints_in(folder, interval_seconds=600)
+        parts = tiny.build(Worker(), plan=plan)
+        callbacks = Callbacks(should_stop=partial(next, iter(stops), False))
+        try:
+            with_statistics = replace(parts, module=WithStatistics(parts.module))
+            return dict(
+                train(with_statistics, tiny.settings(plan), checkpoints=checkpoints, callbacks=callbacks).weights
+            )
+        finally:
+            checkpoints.close()
+
+    undisturbed = run(tmp_path / "undisturbed", [])
+    with pytest.raises(Interrupted, match="after step 3"):
+        run(tmp_path / "stopped", [False, False, True])
+    resumed = run(tmp_path / "stopped", [])
+    assert "mean" in undisturbed
+    assert "scratch" not in undisturbed
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
+
+
 def test_a_finished_run_is_not_trained_again(tiny: Any, tmp_path: Path) -> None:
     plan = tiny.plan()
     steps: list[list[int]] = [[], []]
     results = []
     for seen in steps:
-        checkpoints = checkpoints_in(tmp_path)
+        checkpoints = checkpoints_in(tmp_path, interval_seconds=600)
         parts = tiny.build(Worker(), plan=plan)
         callbacks = Callbacks(on_step=lambda record, seen=seen: seen.append(record.step))  # type: ignore[misc]
-        settings = tiny.settings(plan, ema_decay_percent=90, checkpoint_interval_seconds=600)
+        settings = tiny.settings(plan, ema_decay_percent=90)
         results.append(train(parts, settings, checkpoints=checkpoints, callbacks=callbacks))
         checkpoints.close()
     assert [len(seen) for seen in steps] == [8, 0]
     assert all(torch.equal(results[0].weights[name], results[1].weights[name]) for name in results[0].weights)
-    assert len(CommitLog(Storage.open(str(tmp_path))).all()) == 2
+    assert len(CommitLog(Storage.open(str(tmp_path))).all()) == 1
 
 
 def test_stopping_leaves_a_checkpoint_to_go_on_from(
