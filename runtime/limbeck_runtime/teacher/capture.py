@@ -67,7 +67,8 @@ class Capturer:
     def __init__(self, settings: CaptureSettings) -> None:
         self._settings = settings
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._module = settings.teacher.module.eval().to(self._device, memory_format=torch.channels_last)
+        module = settings.teacher.module.eval().to(self._device)
+        self._module = module.to(memory_format=torch.channels_last)
         self._batch_size = _batch_size(settings)
         self._features = [name.removeprefix(FEATURE_PREFIX) for name in settings.codecs if is_feature(name)]
         self._turns = Turns()
