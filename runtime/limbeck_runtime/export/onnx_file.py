@@ -23,6 +23,8 @@ from limbeck_runtime.models.bundle import ModelBundle
 
 # Protobuf ends at 2 GiB; beyond this the weights go into a file beside.
 _MAX_INLINE_BYTES = 1_500_000_000
+# Numbers in what is computed at export rather than in the graph.
+_MAX_FOLDED = 64
 
 
 def write_onnx(bundle: ModelBundle, graph: Graph, inputs: Inputs, path: Path) -> list[Path]:
@@ -80,10 +82,10 @@ def run_session(session: Any, inputs: Inputs) -> np.ndarray:
 
 
 def _metadata(bundle: ModelBundle, inputs: Inputs) -> Mapping[str, str]:
-    log_scale = getattr(bundle.module, "log_scale", None)
-    if not isinstance(log_scale, torch.Tensor):
-        return {}
-    return {"logit_scale": repr(float(bundle.module(inputs)["logit_scale"]))}
+    """What answers need beside the embeddings: the scale of an image-text model's cosines."""
+    with torch.inference_mode():
+        scale = bundle.module(inputs).get("logit_scale")
+    return {} if scale is None else {"logit_scale": repr(float(scale))}
 
 
 def _simplify(model: Any) -> None:
@@ -93,10 +95,10 @@ def _simplify(model: Any) -> None:
     from onnxscript import optimizer
 
     common.InlinePass()(model)
-    optimizer.fold_constants(model)
+    # Shapes are folded; a weight is not, for then it would be written in float.
+    optimizer.fold_constants(model, input_size_limit=_MAX_FOLDED, output_size_limit=_MAX_FOLDED)
     for simplify in (
         common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(),

@@ -30,6 +30,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     return {
         torch.ops.limbeck.int8_linear.default: _linear,
         torch.ops.limbeck.int8_conv.default: _conv,
+        torch.ops.aten._is_all_true.default: _is_all_true,
     }
 
 
@@ -102,6 +103,13 @@ def _rounded(x: Any, scale: float, zero_point: int) -> Any:
     return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
 
 
+def _is_all_true(x: Any) -> Any:
+    """What models check of their own inputs; torch's exporter has no form for it."""
+    from onnxscript import opset20 as op
+
+    return op.Cast(op.ReduceMin(op.Cast(x, to=_FLOAT), keepdims=0), to=_BOOL)
+
+
 def _uint8(value: int) -> Any:
     import onnx
     from onnxscript import opset20 as op
@@ -109,4 +117,4 @@ def _uint8(value: int) -> Any:
     return op.Constant(value=onnx.helper.make_tensor("zero_point", onnx.TensorProto.UINT8, [], [value]))
 
 
-_FLOAT = 1  # onnx.TensorProto.FLOAT
+_FLOAT, _BOOL = 1, 9  # of onnx.TensorProto
