@@ -7,6 +7,7 @@ Left out: what a worker does (capture.py), where it runs (workers.py, ray_worker
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -213,7 +214,10 @@ class TeacherPool:
         self._workers = None
 
     def _feed(self, workers: Workers, name: str) -> None:
-        while self._in_hand[name] < TASKS_IN_HAND:
+        # No more than an equal share of what is left, or the last shards would all be one worker's.
+        left = self._queue.num_tasks - self._queue.num_done
+        share = math.ceil(left / max(1, self._queue.num_workers))
+        while self._in_hand[name] < min(TASKS_IN_HAND, share):
             task = self._queue.lease(name, self._clock())
             if task is None:
                 return

@@ -70,6 +70,11 @@ class ShardQueue:
         return len(self._done)
 
     @property
+    def num_workers(self) -> int:
+        """Workers that were heard of and are not gone."""
+        return len(self._heard)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return len(self._done) == len(self._tasks)

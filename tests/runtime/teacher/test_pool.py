@@ -307,6 +307,17 @@ def test_a_worker_holds_only_so_many_shards_that_others_have_some_too(make_captu
         assert len(workers.shards_of("w0")) == len(workers.shards_of("w1")) == TASKS_IN_HAND
 
 
+def test_the_last_shards_are_shared_out_equally(make_capture: Make) -> None:
+    workers = PlayedWorkers()
+    with workers.pool(make_capture(num_shards=4, shard_size=1), max_workers=2):
+        workers.wait_for(lambda: len(workers.started) == 2 and workers.rounds >= 2)
+        workers.say(Ready("w0"))
+        workers.wait_for(lambda: len(workers.given) == 2)
+        workers.say(Ready("w1"))
+        workers.wait_for(lambda: len(workers.given) == 4)
+        assert len(workers.shards_of("w0")) == len(workers.shards_of("w1")) == 2
+
+
 def test_the_teacher_stays_within_the_lookahead_of_the_student(make_capture: Make) -> None:
     of = make_capture(num_shards=6, shard_size=1)
     workers = PlayedWorkers()
@@ -328,7 +339,7 @@ def test_a_cluster_without_room_is_told(make_capture: Make) -> None:
     with workers.pool(make_capture(), max_workers=3, min_workers=2):
         workers.wait_for(lambda: len(workers.started) == 3)
         workers.say(Ready("w0"))
-        workers.wait_for(lambda: len(workers.given) == 3)
+        workers.wait_for(lambda: len(workers.given) == 1)
         workers.now = SLOW_START_SECONDS
         workers.wait_for(lambda: bool(workers.warnings))
     assert workers.warnings[0].startswith("1 of at least 2 teacher workers have started")
