@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ class ModelBundle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What transformers leaves in a model that has run cannot be pickled, so it goes without that."""
-        return ModelBundle, (_without_capturing_hooks(self.module), self.architecture, self.preprocessing, self.task)
+        return _received, (_without_capturing_hooks(self.module), self.architecture, self.preprocessing, self.task)
 
     def identity(self) -> str:
         """Hex sha256 over weights and architecture: what a teacher is, for the key of its stored outputs."""
@@ -106,6 +107,17 @@ class ModelBundle:
 # (Llava's image tower); it puts them in again where the mark is missing. The hooks refer to a context variable.
 _HOOKED_MARK = "_output_capturing_hooks_installed"
 _HOOKS_MODULE = "transformers.utils.output_capturing"
+
+
+def _received(module: nn.Module, architecture: Architecture, preprocessing: Preprocessing, task: str) -> ModelBundle:
+    """A bundle that another process has sent. What a model can record is known to transformers since it was built,
+    which was there and not here."""
+    hooks = sys.modules.get(_HOOKS_MODULE)
+    if hooks is not None:
+        for part in module.modules():
+            if getattr(part, "_can_record_outputs", None) is not None:
+                hooks._CAN_RECORD_REGISTRY[part] = part._can_record_outputs
+    return ModelBundle(module, architecture, preprocessing, task)
 
 
 def _without_capturing_hooks(module: nn.Module) -> nn.Module:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
+import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,7 +177,15 @@ def test_batch_norm_warns_on_several_workers_only() -> None:
     assert warning.startswith("1 BatchNorm layers (the first is 1)")
 
 
-def test_a_model_that_transformers_has_hooked_can_be_sent_and_still_gives_hidden_states(
+RECEIVE = """
+import pickle, sys, torch
+bundle, inputs = pickle.load(sys.stdin.buffer)
+with torch.inference_mode():
+    torch.save((bundle.module(inputs)["logits"], bundle.identity()), sys.stdout.buffer)
+"""
+
+
+def test_a_model_that_transformers_has_hooked_gives_the_same_in_another_process(
     llava_directory: Path, make_inputs: Callable[..., dict[str, torch.Tensor]]
 ) -> None:
     from limbeck.api.v1alpha1.model import Model
@@ -184,9 +194,11 @@ def test_a_model_that_transformers_has_hooked_can_be_sent_and_still_gives_hidden
     bundle = load_model(Model(loader="Transformers", uri=str(llava_directory)), "CausalLM")
     inputs = make_inputs(bundle.preprocessing)
     with torch.inference_mode():
-        before = bundle.module(inputs)["logits"]
-    sent = pickle.loads(cloudpickle.dumps(bundle))
+        before = bundle.module(inputs)["logits"]  # Llava reads its image tower's hidden states through hooks
+    sent = cloudpickle.dumps((bundle, inputs))
+    received = subprocess.run([sys.executable, "-c", RECEIVE], input=sent, capture_output=True, check=True).stdout
+    logits, identity = torch.load(io.BytesIO(received), weights_only=True)
+    torch.testing.assert_close(logits, before)
+    assert identity == bundle.identity()
     with torch.inference_mode():
-        assert torch.equal(sent.module(inputs)["logits"], before)
         assert torch.equal(bundle.module(inputs)["logits"], before)
-    assert sent.identity() == bundle.identity()
