@@ -5,6 +5,7 @@ What to do when some are lost is decided elsewhere (gang.py); here they are foun
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,12 +77,13 @@ class GangActors:
         self._bundle = self._bundle_for_one()
         self._group = ray.util.placement_group([self._bundle] * num_workers, strategy="PACK")
         self._members: list[_Member] = []
-        if not self._group.wait(gang.placement_timeout_seconds):
+        patience_seconds = gang.placement_timeout_seconds if self._may_fit(num_workers) else 0
+        if not self._group.wait(patience_seconds):
             ray.util.remove_placement_group(self._group)
+            has = {name: ray.cluster_resources().get(name, 0) for name in self._bundle}
             raise TimeoutError(
-                f"{num_workers} student workers with {self._bundle} each had no room within "
-                f"{gang.placement_timeout_seconds:g} s in a cluster of {ray.cluster_resources()}; "
-                "lower `spec.cluster.student.replicas` or add nodes"
+                f"{num_workers} student workers with {self._bundle} each had no room within {patience_seconds:g} s "
+                f"in a cluster of {has}; lower `spec.cluster.student.replicas` or add nodes"
             )
         self._members = [_Member(self._start(rank)) for rank in range(num_workers)]
         self.newest_step = 0
@@ -155,6 +157,12 @@ class GangActors:
         if resources.get(STUDENT_RESOURCE):
             bundle[STUDENT_RESOURCE] = 1
         return bundle
+
+    def _may_fit(self, num_workers: int) -> bool:
+        """Whether waiting can help: the machine is large enough, or this is a cluster, to which nodes may come."""
+        resources = self._ray.cluster_resources()
+        enough = all(resources.get(name, 0) >= count * num_workers for name, count in self._bundle.items())
+        return enough or bool(os.environ.get("RAY_ADDRESS"))
 
     def _start(self, rank: int) -> Any:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy

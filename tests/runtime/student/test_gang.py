@@ -300,8 +300,8 @@ def test_fifty_process_groups_in_a_row_come_up(sendable: Any) -> None:
 
 
 @pytest.mark.ray
-def test_a_gang_without_room_says_what_it_needs(sendable: Any) -> None:
+def test_a_gang_without_room_says_so_at_once_on_one_machine(sendable: Any) -> None:
     plan = sendable.plan()
-    settings = GangSettings(cpus_per_worker=1000, placement_timeout_seconds=0.5)
-    with pytest.raises(TimeoutError, match=r"2 student workers with \{'CPU': 1000\} each had no room within 0.5 s"):
+    settings = GangSettings(cpus_per_worker=1000)
+    with pytest.raises(TimeoutError, match=r"2 student workers with \{'CPU': 1000\} each had no room within 0 s"):
         train_gang(partial(sendable.build, plan=plan), sendable.settings(plan), num_workers=2, gang=settings)
