@@ -95,18 +95,22 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
 
 
 def _resolved(path: Path) -> CompressionJob:
-    """The job with nothing left to derive.
+    """The job in a file with nothing left to derive.
 
     Raises InvalidSpecError for what this version cannot run, before anything has started.
     """
     try:
-        job = CompressionJob.model_validate_json(path.read_text(encoding="utf-8"))
-        plan = derive_plan(job.spec)
+        return resolve(CompressionJob.model_validate_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InvalidSpecError(str(error)) from error
+
+
+def resolve(job: CompressionJob) -> CompressionJob:
+    """The job with its plan. Raises ValueError for what cannot be planned or run."""
+    plan = derive_plan(job.spec)
     refusals = unsupported(plan.spec)
     if refusals:
-        raise InvalidSpecError("; ".join(str(refusal) for refusal in refusals))
+        raise ValueError("; ".join(str(refusal) for refusal in refusals))
     return job.model_copy(
         update={"spec": plan.spec, "status": job.status.model_copy(update={"plan": list(plan.entries)})}
     )

@@ -370,12 +370,11 @@ def open_run() -> OpenRun:
     """`open_run(job, stream=..., **options)`: the context that a driver opens for a job, in this process."""
 
     def open_one(job: Job, *, stream: io.StringIO | None = None, **options: Any) -> Any:
-        from limbeck.api.plan import derive_plan
         from limbeck.api.v1alpha1.job import CompressionJob
         from limbeck_runtime.context import open_context
+        from limbeck_runtime.driver import resolve
 
-        parsed = CompressionJob.model_validate(job)
-        resolved = parsed.model_copy(update={"spec": derive_plan(parsed.spec).spec})
+        resolved = resolve(CompressionJob.model_validate(job))
         options.setdefault("stop", threading.Event())
         return open_context(resolved, stream=stream or io.StringIO(), attempt=1, **options)
 
