@@ -53,6 +53,13 @@ def at_least(figure: str, what: str, limit: float, unit: str = "x") -> Target:
 
 
 ROWS: Mapping[str, Row] = {
+    "P1": Row(
+        what="a training step of two workers",
+        peer="torchrun's DDP over gloo",
+        targets=(at_most("step_time", "ours / torchrun", 1.03),),
+        module="benchmarks.step_time",
+        limit_seconds=30 * MINUTE,
+    ),
     "P4": Row(
         what="capturing a teacher's outputs of 64 and of 256 batches",
         peer="a bare torch loop that writes the same shards; Ray Data",
