@@ -34,7 +34,7 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 test: setup ## All tests that one machine without Kubernetes can run
-	$(BIN)/python -m pytest -m "not e2e and not cluster and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not cluster and not gpu" $(ARGS)
 
 test-fast: setup ## The tests that need no Ray and no server, in under three minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not s3 and not slow and not e2e and not controlplane and not cluster and not gpu" $(ARGS)
