@@ -19,7 +19,15 @@ from limbeck.api.v1alpha1.compression import Activations, Calibration
 from limbeck_runtime.quantization.layers import InputRounding
 from limbeck_runtime.quantization.observers import RowObserver, ValueObserver
 from limbeck_runtime.quantization.ranges import CALIBRATIONS, SeenValues, row_zero_point
-from limbeck_runtime.quantization.rounding import affine_range
+from limbeck_runtime.quantization.rounding import (
+    TINY,
+    affine_range,
+    channel_scales,
+    dequantize_weight,
+    quantize_weight,
+    rounded_input,
+    row_scales,
+)
 from limbeck_runtime.quantization.selection import LayerKind
 
 Inputs = Mapping[str, torch.Tensor]
@@ -28,6 +36,8 @@ Progress = Callable[[int, int], None]
 # How the spread of a channel is shared between inputs and weights: half each (SmoothQuant's alpha).
 SMOOTHING = 0.5
 _SMALLEST = 1e-5
+# Rows on which a layer is tried with smoothing and without.
+_MAX_COMPARED_ROWS = 256
 
 
 @dataclass
@@ -74,6 +84,31 @@ def _watching(module: nn.Module, layers: Mapping[str, LayerKind], observed: Obse
             handle.remove()
 
 
+@dataclass(frozen=True)
+class LinearCalibration:
+    """How one linear layer rounds its inputs, and its smoothing factor (K,) where it has one."""
+
+    rounding: InputRounding
+    factor: torch.Tensor | None = None
+
+
+def calibrate_linear(
+    observer: RowObserver, weight_NK: torch.Tensor, activations: Activations, calibration: Calibration, *, smooth: bool
+) -> LinearCalibration:
+    """The range or zero point for what was seen; smoothed where `smooth` allows it and that lowers the error.
+
+    Smoothing is not always for the better: where the large inputs are few and scattered, as after an activation
+    function, it spreads them over the weights of all. On MiniLM choosing lowers the worst cosine's loss by half.
+    """
+    plain = LinearCalibration(_linear_rounding(observer, None, activations, calibration))
+    if not smooth:
+        return plain
+    factor_K = smoothing_factor(observer.largest(), weight_NK)
+    smoothed = LinearCalibration(_linear_rounding(observer, factor_K, activations, calibration), factor_K)
+    rows_MK = observer.rows(None)[:_MAX_COMPARED_ROWS]
+    return min(plain, smoothed, key=lambda candidate: _relative_error(rows_MK, weight_NK, candidate))
+
+
 def smoothing_factor(largest_K: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
     """What to multiply inputs with, (K,), so that large channels of the inputs meet finer levels."""
     inputs_K = largest_K.clamp_min(_SMALLEST) ** SMOOTHING
@@ -81,10 +116,23 @@ def smoothing_factor(largest_K: torch.Tensor, weight_NK: torch.Tensor) -> torch.
     return weights_K / inputs_K
 
 
-def linear_rounding(
+def _relative_error(rows_MK: torch.Tensor, weight_NK: torch.Tensor, candidate: LinearCalibration) -> float:
+    """Squared error of the layer's outputs over their squares, the mean over rows."""
+    exact_MN = rows_MK @ weight_NK.T
+    rounding = candidate.rounding
+    if candidate.factor is not None:
+        rows_MK, weight_NK = rows_MK * candidate.factor, weight_NK / candidate.factor
+    scale_N = channel_scales(weight_NK)
+    rounded_NK = dequantize_weight(quantize_weight(weight_NK, scale_N), scale_N)
+    is_static = rounding.activations is Activations.STATIC
+    scale = rounding.scale if is_static else row_scales(rows_MK, rounding.zero_point)
+    error_MN = rounded_input(rows_MK, scale, rounding.zero_point) * scale @ rounded_NK.T - exact_MN
+    return float((error_MN.square().sum(1) / exact_MN.square().sum(1).clamp_min(TINY)).mean())
+
+
+def _linear_rounding(
     observer: RowObserver, factor_K: torch.Tensor | None, activations: Activations, calibration: Calibration
 ) -> InputRounding:
-    """For Static the range of all inputs, for Dynamic the zero point that suits the rows."""
     if activations is Activations.STATIC:
         return InputRounding(Activations.STATIC, *_range(observer.seen(factor_K), calibration))
     rows_MK = observer.rows(factor_K)

@@ -17,12 +17,12 @@ from limbeck.api.v1alpha1.compression import Activations, Calibration, Quantize,
 from limbeck_runtime.models.bundle import ModelBundle
 from limbeck_runtime.quantization.calibration import (
     Inputs,
+    LinearCalibration,
     Observed,
     Progress,
+    calibrate_linear,
     conv_rounding,
-    linear_rounding,
     observe,
-    smoothing_factor,
 )
 from limbeck_runtime.quantization.conversion import LayerPlan, convert
 from limbeck_runtime.quantization.errors import QuantizationError
@@ -62,9 +62,9 @@ def quantize(
     kinds = {path: activations_of(module.get_submodule(path), settings.activations) for path in selection.chosen}
     watched = {path: selection.chosen[path] for path, kind in kinds.items() if _is_calibrated(selection, path, kind)}
     observed = observe(module, watched, calibration, progress)
-    factors = _factors(module, observed)
-    plans, notes = _plans(selection, kinds, settings.calibration, observed, factors)
-    convert(module, plans, factors)
+    linear = _linear_calibrations(module, kinds, settings.calibration, observed)
+    plans, notes = _plans(selection, kinds, settings.calibration, observed, linear)
+    convert(module, plans, {path: found.factor for path, found in linear.items() if found.factor is not None})
     architecture = bundle.architecture.with_edit(edit_of(plans))
     if not kernel_support().integer and settings.activations is not Activations.NONE:
         notes.append(kernel_support().detail)
@@ -103,12 +103,19 @@ def _is_calibrated(selection: Selection, path: str, activations: Activations) ->
     return activations is Activations.STATIC
 
 
-def _factors(module: nn.Module, observed: Observed) -> dict[str, torch.Tensor]:
-    """Smoothing factors of the linear layers whose weight is theirs alone."""
+def _linear_calibrations(
+    module: nn.Module, kinds: Mapping[str, Activations], calibration: Calibration, observed: Observed
+) -> dict[str, LinearCalibration]:
+    """By path. Layers that share their weight are not smoothed, for the other one has other inputs."""
     return {
-        path: smoothing_factor(observer.largest(), _matrix(module.get_submodule(path)))
+        path: calibrate_linear(
+            observer,
+            _matrix(module.get_submodule(path)).detach(),
+            kinds[path],
+            calibration,
+            smooth=_alone(module, path),
+        )
         for path, observer in observed.rows.items()
-        if _alone(module, path)
     }
 
 
@@ -117,12 +124,13 @@ def _plans(
     kinds: Mapping[str, Activations],
     calibration: Calibration,
     observed: Observed,
-    factors: Mapping[str, torch.Tensor],
+    linear: Mapping[str, LinearCalibration],
 ) -> tuple[list[LayerPlan], list[str]]:
     plans, notes = [], []
     for path, kind in selection.chosen.items():
-        if path in observed.rows:
-            rounding = linear_rounding(observed.rows[path], factors.get(path), kinds[path], calibration)
+        smoothed = False
+        if path in linear:
+            rounding, smoothed = linear[path].rounding, linear[path].factor is not None
         elif path in observed.inputs:
             rounding = conv_rounding(observed.inputs[path], observed.outputs[path], calibration)
         elif kinds[path] is Activations.DYNAMIC:
@@ -131,7 +139,7 @@ def _plans(
             rounding = WEIGHT_ONLY
             if kinds[path] is Activations.STATIC:
                 notes.append(f"{path}: no calibration sample reaches it, so only its weights are int8")
-        plans.append(LayerPlan(path, kind, rounding, smoothed=path in factors))
+        plans.append(LayerPlan(path, kind, rounding, smoothed))
     return plans, notes
 
 

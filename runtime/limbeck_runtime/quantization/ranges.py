@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from limbeck.api.v1alpha1.compression import Calibration
-from limbeck_runtime.quantization.rounding import INPUT_MAX, affine_range, rounded_input
+from limbeck_runtime.quantization.rounding import INPUT_MAX, TINY, affine_range, rounded_input
 
 # Of 10,000 values the largest and the smallest one are left out.
 TAIL = 1e-4
@@ -65,9 +65,15 @@ CALIBRATIONS: dict[Calibration, Callable[[SeenValues], tuple[float, float]]] = {
 
 
 def row_zero_point(low_M: torch.Tensor, high_M: torch.Tensor) -> int:
-    """The zero point at which rows from `low_M` to `high_M` get the finest levels, in the mean square."""
+    """The zero point at which rows from `low_M` to `high_M` get the finest levels, each row measured by its own range.
+
+    Otherwise the few rows of huge values would decide (in language models those of special tokens).
+    """
+    low_M, high_M = low_M.clamp_max(0), high_M.clamp_min(0)
+    finest_M = ((high_M - low_M) / INPUT_MAX).clamp_min(TINY)
 
     def error(zero_point: int) -> float:
-        return float(torch.maximum(high_M / (INPUT_MAX - zero_point), -low_M / zero_point).square().mean())
+        scale_M = torch.maximum(high_M / (INPUT_MAX - zero_point), -low_M / zero_point)
+        return float((scale_M / finest_M).square().mean())
 
     return min(ZERO_POINTS, key=lambda zero_point: (error(zero_point), abs(zero_point - MIDDLE)))

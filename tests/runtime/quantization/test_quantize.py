@@ -94,14 +94,34 @@ def test_skipped_layers_and_embeddings_stay_in_float(mixed: ModelBundle, inputs:
 
 
 def test_tied_layers_stay_tied_and_are_not_smoothed(tied: ModelBundle, inputs: Make, answer: Answer) -> None:
+    with torch.no_grad():  # one channel of the head's inputs dwarfs the others: alone it would be smoothed
+        tied.module.words.weight[:, 3] /= 60
+        tied.module.body.weight[3] *= 60
     quantized, _ = quantize(tied, settings(activations="Dynamic"), [inputs()])
     words, head = quantized.module.words, quantized.module.head
     assert words.weight_int8 is head.weight_int8
     assert words.weight_scale is head.weight_scale
     assert head.input_factor is None
-    assert quantized.module.body.input_factor is not None
     assert quantized.num_parameters() == tied.num_parameters()
-    assert worst_cosine(answer(quantized, inputs()), answer(tied, inputs())) > 0.99
+    assert worst_cosine(answer(quantized, inputs()), answer(tied, inputs())) > 0.9
+
+
+def test_a_layer_is_not_smoothed_where_that_would_cost_precision(wrap: Any, inputs: Make) -> None:
+    class Spiky(nn.Module):
+        """One input is huge in one row and like the others in all the rest, as for a special token."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+            x = batch["pixel_values"].flatten(1)[:, :16].clone()
+            x[0, 5] = 3000.0
+            return {"logits": self.layer(x)}
+
+    torch.manual_seed(4)
+    quantized, _ = quantize(wrap(Spiky()), settings(activations="Dynamic"), [inputs(64)])
+    assert quantized.module.layer.input_factor is None
 
 
 def test_a_tied_layer_stays_float_with_the_layer_that_shares_its_weight(tied: ModelBundle) -> None:

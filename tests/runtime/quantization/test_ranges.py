@@ -50,6 +50,12 @@ def test_the_zero_point_goes_where_rows_have_their_small_side(low: float, high: 
     assert row_zero_point(torch.full((9,), low), torch.full((9,), high)) == pytest.approx(expected, abs=4)
 
 
+def test_a_few_rows_of_huge_values_do_not_move_the_zero_point_of_all() -> None:
+    low, high = torch.full((100,), -0.2), torch.full((100,), 2.0)
+    low[:3], high[:3] = -900.0, 900.0
+    assert row_zero_point(low, high) < 60  # not 128, as the huge rows would have it
+
+
 def test_a_sample_is_bounded_and_evenly_spread_however_the_values_come() -> None:
     values = torch.arange(10_000.0)
     at_once, in_parts = EveryNth(100), EveryNth(100)
