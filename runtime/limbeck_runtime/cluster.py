@@ -5,13 +5,19 @@ Ray starts when something first needs it (about four seconds), never before.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 _LOCK = threading.Lock()
+# No system's `struct sigaction` is larger.
+_SIGACTION_BYTES = 512
 # Linux ends the processes that Ray starts when the thread that started them ends. This one lives as long as we do.
 _KEEPER = ThreadPoolExecutor(1, "limbeck-ray")
 
@@ -54,10 +60,31 @@ def _connect() -> None:
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(include_dashboard=False, **quiet)
+    with _signals_kept():
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            # "local": else Ray joins whatever cluster `ray start` has left on this machine, alive or not.
+            ray.init(address="local", include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Whoever handled SIGINT and SIGTERM before handles them afterwards.
+
+    Ray's core takes SIGTERM for a failure: it prints a stack, calls the handler that was there before, and aborts the
+    process three seconds later, in the middle of a checkpoint if that takes longer. Python can set handlers in its main
+    thread alone, so this asks the C library.
+    """
+    sigaction = ctypes.CDLL(None).sigaction
+    handlers = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        sigaction(int(number), None, handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            sigaction(int(number), handler, None)
 
 
 def _is_connected() -> bool:
