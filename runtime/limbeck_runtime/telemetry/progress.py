@@ -99,8 +99,8 @@ class ProgressLog:
 def read_history(data: bytes) -> list[ProgressRecord]:
     """The records of progress.jsonl, ordered by step (as first seen) and update.
 
-    An update that was made again after a crash counts once, as it was last made; lines that are no
-    records are skipped.
+    An update that was made again after a crash counts once, as it was last made. A step that began anew, with
+    other settings, has only its newest updates. Lines that are no records are skipped.
     """
     records: dict[str, dict[int, ProgressRecord]] = {}
     for line in data.splitlines():
@@ -108,6 +108,8 @@ def read_history(data: bytes) -> list[ProgressRecord]:
             record = ProgressRecord.from_line(line.decode())
         except ValueError:
             continue
+        if record.update == 1:
+            records[record.step] = {}
         records.setdefault(record.step, {})[record.update] = record
     return [updates[update] for updates in records.values() for update in sorted(updates)]
 

@@ -27,6 +27,16 @@ def test_an_update_that_is_made_again_after_a_crash_counts_once() -> None:
     assert [(entry.update, entry.loss) for entry in read_history(lines.encode())] == [(1, 1.0), (2, 1.0), (3, 0.5)]
 
 
+def test_a_step_that_began_anew_has_only_its_newest_updates() -> None:
+    before = [record(1), record(2), record(3), record(1, step="recover")]
+    lines = "".join(entry.to_line() for entry in [*before, record(1, 0.5), record(2, 0.4)])
+    assert [(entry.step, entry.update, entry.loss) for entry in read_history(lines.encode())] == [
+        ("distil", 1, 0.5),
+        ("distil", 2, 0.4),
+        ("recover", 1, 1.0),
+    ]
+
+
 def test_a_line_that_a_crash_cut_short_is_dropped_and_the_next_run_starts_a_new_one(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     path.write_text(record(1).to_line() + record(2).to_line()[:25])
