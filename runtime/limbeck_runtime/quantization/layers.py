@@ -23,7 +23,7 @@ from torch.nn import functional
 from limbeck.api.v1alpha1.compression import Activations
 from limbeck_runtime.quantization import kernels
 from limbeck_runtime.quantization.integer_ops import ConvGeometry, convolve, int8_conv, int8_linear
-from limbeck_runtime.quantization.rounding import affine_range_of, dequantize_weight, row_scales
+from limbeck_runtime.quantization.rounding import INPUT_MAX, dequantize_weight
 
 
 @dataclass(frozen=True)
@@ -118,28 +118,19 @@ class Int8Linear(Int8Layer):
             return output
         if kind is Activations.NONE:
             return functional.linear(x, self.packed(), self.bias)
-        offset_N, scale_N = self.packed()
         if kind is Activations.STATIC:
-            rounded = kernels.rounded_to_uint8(x, self.rounding.scale, zero_point)
-            return torch.addcmul(offset_N, kernels.integer_product(rounded, self.weight_int8), scale_N)
-        scale_M1 = row_scales(x, zero_point)
-        rounded = kernels.rounded_to_uint8(x, scale_M1, zero_point, fits=True)
-        output = torch.addcmul(offset_N, kernels.integer_product(rounded, self.weight_int8), scale_N)
-        if self.bias is None:
-            return output.mul_(scale_M1)
-        return torch.addcmul(self.bias, output, scale_M1)
+            return kernels.static_linear(x, self.packed(), self.rounding.scale)
+        return kernels.dynamic_linear(x, self.packed(), self.bias, zero_point)
 
     def _pack(self) -> Any:
         if self.rounding.activations is Activations.NONE:
             return self.weight.detach()
-        scale_N = self.weight_scale
+        weight_NK, zero_point = self.weight_int8.detach(), self.rounding.zero_point
         if self.rounding.activations is Activations.STATIC:
-            scale_N = scale_N * self.rounding.scale
-        offset_N = -scale_N * kernels.zero_point_terms(self.weight_int8.detach(), self.rounding.zero_point)
+            bias_N = None if self.bias is None else self.bias.detach()
+            return kernels.linear_constants(weight_NK, self.weight_scale * self.rounding.scale, bias_N, zero_point)
         # With a scale for each row the bias comes after it.
-        if self.rounding.activations is Activations.STATIC and self.bias is not None:
-            offset_N = offset_N + self.bias.detach()
-        return offset_N, scale_N
+        return kernels.linear_constants(weight_NK, self.weight_scale / (INPUT_MAX - zero_point), None, zero_point)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.rounding}"
@@ -182,16 +173,14 @@ class Int8Conv(Int8Layer):
         if kind is Activations.NONE:
             return convolve(x, self.packed(), self.bias, self.geometry)
         if kind is Activations.STATIC:
-            scale: float | torch.Tensor = self.rounding.scale
-            zero_point: int | torch.Tensor = self.rounding.zero_point
-        else:
-            scale, zero_point = affine_range_of(x)
-        return kernels.run_conv(x, scale, zero_point, self.packed(), self.weight_scale, self.bias, self.geometry)
+            return kernels.static_conv(x, self.packed(), self.rounding.scale, self.rounding.zero_point)
+        return kernels.dynamic_conv(x, self.packed())
 
     def _pack(self) -> Any:
         if self.rounding.activations is Activations.NONE:
             return self.weight.detach()
-        return kernels.pack_conv(self.weight_int8.detach(), self.weight_scale, self.geometry)
+        bias_O = None if self.bias is None else self.bias.detach()
+        return kernels.conv_constants(self.weight_int8.detach(), self.weight_scale, bias_O, self.geometry)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight_int8.shape)}, {self.geometry}, {self.rounding}"
