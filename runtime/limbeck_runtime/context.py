@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from limbeck.api.v1alpha1.job import CompressionJob, Spec
 from limbeck_runtime import cluster, names
@@ -18,6 +18,12 @@ from limbeck_runtime.storage import Storage
 from limbeck_runtime.telemetry.events import EventLog
 from limbeck_runtime.telemetry.metrics import Metrics, MetricsServer
 from limbeck_runtime.telemetry.progress import ProgressLog, ProgressRecord, read_history
+
+if TYPE_CHECKING:
+    from limbeck_runtime.teacher.capture import CaptureSettings
+    from limbeck_runtime.teacher.workers import Workers
+
+    TeacherWorkers = Callable[[CaptureSettings], Workers]
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Context:
     scratch: Path
     device: str
     num_threads: int
+    # Where the teacher runs, if not on Ray.
+    teacher_workers: TeacherWorkers | None = None
 
     @property
     def spec(self) -> Spec:
@@ -69,10 +77,12 @@ def open_context(
     attempt: int,
     metrics_port: int | None = None,
     output: Storage | None = None,
+    teacher_workers: TeacherWorkers | None = None,
 ) -> Iterator[Context]:
     """Claim the output, open the logs, and close all of it at the end.
 
-    `output` replaces the storage that `spec.output` names, for tests that watch or break it.
+    For tests: `output` replaces the storage that `spec.output` names by one that they watch or break, and
+    `teacher_workers` the Ray actors in which the teacher runs.
 
     Raises:
         ValueError: a URI cannot be opened. StorageError: the store cannot be written.
@@ -108,6 +118,7 @@ def open_context(
             scratch=scratch,
             device="cuda" if torch.cuda.is_available() else "cpu",
             num_threads=torch.get_num_threads(),
+            teacher_workers=teacher_workers,
         )
 
 

@@ -13,6 +13,7 @@ from limbeck_runtime.teacher.capture import CaptureSettings
 from limbeck_runtime.teacher.plan import CaptureTask
 from limbeck_runtime.teacher.pool import PoolCallbacks, PoolProgress, TeacherPool
 from limbeck_runtime.teacher.ray_workers import RayWorkers, WarmActors
+from limbeck_runtime.teacher.workers import Workers
 
 
 @contextmanager
@@ -46,7 +47,9 @@ def capturing(
         with suppress(StorageError):
             context.store.create(lost_marker, json.dumps({"error": str(error)}).encode())
 
-    def make_workers() -> RayWorkers:
+    def make_workers() -> Workers:
+        if context.teacher_workers is not None:
+            return context.teacher_workers(settings)
         connect()
         return RayWorkers(settings, warm=warm)
 
