@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from limbeck_runtime.storage import Storage
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Job = dict[str, Any]
@@ -114,6 +116,45 @@ def test_runs_killed_at_random_moments_end_with_the_same_weights_and_capture_not
     last = ended.of("capture_progress")[-1]
     assert last["reused"] >= len(stored)
     assert last["done"] == last["total"] == 6
+
+
+def _upload(storage: Storage, prefix: str, folder: Path) -> str:
+    """All files of a folder, below a prefix of the store; the address of that."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.create_from_file(f"{prefix}/{path.relative_to(folder)}", path)
+    return f"{storage.uri}/{prefix}"
+
+
+@pytest.mark.s3
+def test_a_run_on_s3_that_is_killed_ends_with_the_weights_of_a_local_one(
+    undisturbed: str,
+    job_at: Callable[[Path], Job],
+    data: Path,
+    s3_server: Any,
+    start_driver: StartDriver,
+    tmp_path: Path,
+) -> None:
+    storage = s3_server.open()
+    job = job_at(tmp_path)
+    spec = job["spec"]
+    spec["output"]["uri"] = f"{storage.uri}/out"
+    of_data = _upload(storage, "data", data)
+    spec["data"]["train"]["uri"] = f"{of_data}/train-{{0..2}}.tar"
+    spec["data"]["validation"]["uri"] = f"{of_data}/validation.tar"
+    for role in ("teacher", "student"):
+        spec[role]["model"]["uri"] = _upload(storage, role, Path(spec[role]["model"]["uri"]))
+    environment = {f"AWS_{name.upper()}": value for name, value in s3_server.options.items()}
+    driver = start_driver(job, environment=environment)
+    _run_until(driver, _checkpoint_at(6))
+    _kill_and_see_everything_gone(driver)
+    stored = {info.path: info.etag for info in storage.list("out/store/shards")}
+    ended = start_driver(job, environment=environment).wait()
+    assert ended.code == 0, ended.errors
+    assert ended.of("resumed")
+    assert hashlib.sha256(storage.get("out/model/model.safetensors")).hexdigest() == undisturbed
+    assert stored
+    assert stored.items() <= {info.path: info.etag for info in storage.list("out/store/shards")}.items()
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(
