@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +45,7 @@ def main(
     outcomes: list[Outcome] = []
     stopped = False
     try:
-        with watched(console, len(chosen)) as observer:
+        with _interrupted_by_sigterm(), watched(console, len(chosen)) as observer:
             for outcome in run_rows(chosen, observer, environment):
                 outcomes.append(outcome)
                 _write(options.output, outcomes)
@@ -57,6 +59,16 @@ def main(
     if stopped:
         return EXIT_STOPPED
     return 0 if all(outcome.reason is None for outcome in outcomes) else 1
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the row at work and shows what there is, as Ctrl-C does; else the row would go on alone."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 _DESCRIPTION = "Measure against named peers. The exit code is 0 when every row could be measured, met or not."

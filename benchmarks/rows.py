@@ -135,6 +135,21 @@ ROWS: Mapping[str, Row] = {
         module="benchmarks.checkpoint",
         limit_seconds=30 * MINUTE,
     ),
+    "P13": Row(
+        what="MiniLM in int8 as it is served, in torch and in onnxruntime (ExecuTorch is not exported to yet)",
+        peer="the float model in the same runtime",
+        targets=tuple(
+            target
+            for runtime in ("torch", "onnxruntime")
+            for target in (
+                at_least(f"{runtime}_size_ratio", f"{runtime}: size, float / int8", 3.9),
+                at_least(f"{runtime}_latency_ratio", f"{runtime}: latency, float / int8", 2.2),
+                at_least(f"{runtime}_worst_cosine", f"{runtime}: worst cosine to float", 0.997, ""),
+            )
+        ),
+        module="benchmarks.quantized_minilm",
+        limit_seconds=30 * MINUTE,
+    ),
     "P14": Row(
         what="the quickstart's compression job on two cores, from the command to the report",
         peer="none",

@@ -5,12 +5,17 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.__main__ import main
 from benchmarks.rows import ROWS, Row
+from benchmarks.runner import ROOT
 
 ENTRY = {"id", "what", "peer", "ratio", "target", "met", "spread", "runs", "checks", "details", "reason"}
 
@@ -70,6 +75,33 @@ def test_an_unknown_row_is_a_usage_error_that_names_the_rows(
     assert raised.value.code == 2
     assert "rows must be among F1 F2 F3, got P99" in capsys.readouterr().err
     assert not output.exists()
+
+
+_RUN = """
+import sys
+from benchmarks.__main__ import main
+from benchmarks.rows import Row, at_least
+rows = {name: Row(name, "", (at_least("ratio", "ratio", 2),), name) for name in ("meets", "hangs")}
+sys.exit(main(["--output", sys.argv[1]], rows))
+"""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_ends_its_row_and_keeps_what_was_measured(
+    stop: signal.Signals, environment: dict[str, str], output: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    environment |= {"HELD_PIPE": str(pipe), "PYTHONPATH": f"{environment['PYTHONPATH']}:{ROOT}"}
+    command = [sys.executable, "-c", _RUN, str(output)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        with pipe.open() as held:  # the row has come so far that it opened its end
+            process.send_signal(stop)
+            assert held.read() == ""  # the row has ended
+        shown, _ = process.communicate()
+    assert process.returncode == 130
+    assert "written to" in shown
+    assert [entry["id"] for entry in _entries(output)] == ["meets"]
 
 
 def test_list_says_what_there_is_and_measures_nothing(
