@@ -100,6 +100,7 @@ ROWS: Mapping[str, Row] = {
             at_least("online_against_stored", "online teacher / from the store", 4),
         ),
         module="benchmarks.student_epoch",
+        limit_seconds=30 * MINUTE,
     ),
     "P8": Row(
         what="a student that trains while its teacher captures",
