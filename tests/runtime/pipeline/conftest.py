@@ -13,6 +13,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,18 @@ def run_here(open_run: OpenRun) -> Callable[..., list[dict[str, Any]]]:
         return [json.loads(line) for line in stream.getvalue().splitlines()]
 
     return here
+
+
+def _thread_workers(settings: Any) -> Any:
+    from limbeck_runtime.teacher.workers import ThreadWorkers
+
+    return ThreadWorkers(settings)
+
+
+@pytest.fixture(scope="session")
+def run_in_threads(run_here: Callable[..., list[dict[str, Any]]]) -> Callable[..., list[dict[str, Any]]]:
+    """As `run_here`, with the teacher in threads of this process."""
+    return partial(run_here, teacher_workers=_thread_workers)
 
 
 @pytest.fixture(scope="session")
