@@ -94,6 +94,8 @@ def _step_refusals(step: Step, spec: Spec, path: str) -> Iterator[Refusal]:
 def _outcome_refusals(spec: Spec) -> Iterator[Refusal]:
     if spec.evaluation.baseline and spec.task in _WITHOUT_LABELS:
         yield Refusal("spec.evaluation.baseline", "true", f"false for {spec.task.value}, whose data has no labels,")
+    elif spec.evaluation.baseline and not any(step.distil for step in spec.pipeline):
+        yield Refusal("spec.evaluation.baseline", "true", "false without a step that distils")
     if spec.evaluation.explain:
         yield Refusal("spec.evaluation.explain", "true", "false")
     for index, form in enumerate(spec.export.formats):

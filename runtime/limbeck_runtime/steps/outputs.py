@@ -39,7 +39,7 @@ def example_of(
     with BatchLoader(index, bundle.preprocessing, labels=labels, num_threads=1) as loader:
         batch = loader.batch(index.positions()[:_NUM_SAMPLES])
     module = bundle.module.eval()
-    with torch.inference_mode(), tap(module, layers) as features:
+    with torch.no_grad(), tap(module, layers) as features:
         outputs = dict(module(batch.inputs))
         return Example(batch, outputs | {FEATURE_PREFIX + path: feature for path, feature in features.items()})
 

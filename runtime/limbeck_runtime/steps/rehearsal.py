@@ -42,10 +42,8 @@ def rehearse(
     if teacher is not None and codecs:
         stored = _as_stored(teacher, codecs)
         batch = TaughtBatch(batch.inputs, batch.keys, batch.shards, batch.rows, batch.view, stored)
-    # A clone leaves inference mode, in which the examples were computed and nothing can be differentiated.
-    outputs = {name: tensor.clone() for name, tensor in student.outputs.items()}
     with torch.no_grad():
-        objective.build(RowGather())(outputs, batch)
+        objective.build(RowGather())(student.outputs, batch)
 
 
 def _check_classes(index: DataIndex, logits_BC: Tensor) -> None:

@@ -28,6 +28,10 @@ REFUSED = [
     ({"spec.export": {"formats": ["Onnx", "LiteRt"]}}, "spec.export.formats[1]"),
     ({"spec.evaluation.explain": True}, "spec.evaluation.explain"),
     ({"spec.tracking": {"mlflow": {}}}, "spec.tracking.mlflow"),
+    (
+        {"spec.pipeline": [{"name": "q", "quantize": {}}], "spec.evaluation.baseline": True},
+        "spec.evaluation.baseline",
+    ),
     ({"spec.teacher.model.loader": "OpenClip"}, "spec.teacher.model.loader"),
     ({"spec.pipeline": [{"name": "teacher", "distil": {}}]}, "spec.pipeline[0].name"),
     (
