@@ -179,7 +179,7 @@ def with_train(
 
 
 def _part(samples: Samples, start: int, stop: int) -> Samples:
-    return dict(list(samples.items())[start:stop])
+    return {key: dict(parts) for key, parts in list(samples.items())[start:stop]}
 
 
 def test_one_key_in_two_shards_names_both(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,26 +109,6 @@ def test_a_missed_target_is_published_and_told(
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
     assert ended.events[-1]["model"] == f"{tmp_path}/out/model"
     assert ended.events[-1]["state"] == "Failed"
-
-
-@pytest.mark.slow
-def test_a_request_to_stop_ends_after_a_checkpoint_and_the_same_command_goes_on(
-    start_driver: Callable[..., Any], drive: Drive, classification: Classification, tmp_path: Path
-) -> None:
-    tune = {"name": "tune", "finetune": {"epochs": 60, "batchSize": 4}}
-    job = classification(tmp_path / "out", pipeline=[tune])
-    driver = start_driver(job)
-    for event in driver.events():
-        if event["event"] == "step_progress" and event["phase"] == "train":
-            driver.process.send_signal(signal.SIGTERM)
-            break
-    ended = driver.wait()
-    _assert_told(ended, 130, "Stopped", "run the same command again")
-    (saved,) = ended.of("checkpoint")
-    assert 0 < saved["at"] < 540
-    again = drive(job)
-    assert again.code == 0, again.errors
-    assert [event["at"] for event in again.of("resumed")] == [saved["at"]]
 
 
 class FullDisk(LocalFiles):

@@ -15,8 +15,8 @@ import limbeck_runtime
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Job = dict[str, Any]
-# 300 steps, a checkpoint after each.
-DISTIL = {"epochs": 100, "batchSize": 12, "learningRate": 1e-4, "checkpointIntervalSeconds": 0}
+# 180 steps, a checkpoint after each.
+DISTIL = {"epochs": 60, "batchSize": 12, "learningRate": 1e-4, "checkpointIntervalSeconds": 0}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,31 @@ def _bert(save_model: Callable[..., Path], vocabulary: int) -> dict[str, Any]:
 CASES = {"clip": _clip, "llama": _llama, "llava": _llava, "timm": _timm, "bert": _bert}
 
 
+CLUSTER = """
+import sys, ray
+context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """Environment of drivers that join a cluster, as they do under KubeRay: one for all runs of this file."""
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    with process:
+        assert process.stdout is not None
+        yield {**environment, "RAY_ADDRESS": process.stdout.readline().strip()}
+
+
 @pytest.fixture(scope="module", params=CASES)
 def whole(
     request: pytest.FixtureRequest,
@@ -120,6 +148,7 @@ def whole(
     save_model: Callable[..., Path],
     vocabulary: int,
     drive: Callable[..., Any],
+    cluster: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Whole:
     case = CASES[request.param](save_model, vocabulary)
@@ -128,7 +157,7 @@ def whole(
     pipeline = [{"name": "distil", "distil": TRAINING}, {"name": "int8", "quantize": {"calibrationSamples": 24}}]
     job = make_job(case.pop("task"), output, pipeline=pipeline, export={"formats": ["Safetensors", "Onnx"]}, **case)
     job["spec"]["data"]["augmentation"] = augmentation
-    return Whole(job, drive(job), output)
+    return Whole(job, drive(job, environment=cluster), output)
 
 
 def test_the_run_completes_and_says_so(whole: Whole) -> None:
