@@ -26,7 +26,7 @@ from limbeck_runtime.teacher.session import capturing
 
 # How often to look whether the run was asked to stop, and how long training may take to stop by itself.
 _WATCH_SECONDS = 0.25
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 2.0
 
 
 def distil(settings: Distil, inputs: StepInputs, context: Context) -> StepResult:

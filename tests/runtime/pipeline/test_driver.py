@@ -92,6 +92,7 @@ def test_what_a_users_function_raises_is_the_users(
     assert 'raise KeyError("weights of mine")' in ended.errors
 
 
+@pytest.mark.slow
 def test_a_missed_target_is_published_and_told(
     drive: Drive, classification: Classification, classifier: Callable[..., Mapping[str, Any]], tmp_path: Path
 ) -> None:
