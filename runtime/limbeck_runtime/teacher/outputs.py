@@ -37,7 +37,7 @@ class ShardOutputs:
         """Take in one batch. Raises KeyError if the teacher does not give what is to be stored."""
         for name, codec in self._codecs.items():
             values = outputs[name]
-            by_token = mask_BT is not None and values.ndim >= 3 and values.shape[:2] == mask_BT.shape
+            by_token = mask_BT is not None and values.ndim == 3 and values.shape[:2] == mask_BT.shape
             if isinstance(codec, TopKCodec | SampledCodec):
                 rows_RV = values[mask_BT != 0] if by_token and mask_BT is not None else values
                 for part, kept in self._reduced(rows_RV, codec).items():
