@@ -1,7 +1,7 @@
 """ONNX files by torch's exporter, and running them in onnxruntime.
 
-Left out on purpose: onnxruntime's own quantization, which knows neither our smoothing nor our scales for each row;
-the int8 layers say themselves what they do (onnx_int8.py).
+Left out on purpose: onnxruntime's own quantization, which knows neither our channels in float nor our scales for each
+row; the int8 layers say themselves what they do (onnx_int8.py).
 """
 
 from __future__ import annotations

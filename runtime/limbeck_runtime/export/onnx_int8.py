@@ -34,24 +34,46 @@ def translations() -> dict[Any, Callable[..., Any]]:
     }
 
 
-def _linear(x: Any, weight: Any, scale: Any, bias: Any, activations: str, input_scale: float, zero_point: int) -> Any:
+def _linear(
+    x: Any,
+    weight: Any,
+    scale: Any,
+    bias: Any,
+    activations: str,
+    input_scale: float,
+    zero_point: int,
+    float_channels: Sequence[int],
+) -> Any:
     from onnxscript import opset20 as op
 
     weight_KN = op.Transpose(weight, perm=[1, 0])
     if activations == Activations.NONE:
         output = op.MatMul(x, op.Mul(op.Cast(weight_KN, to=_FLOAT), scale))
         return output if bias is None else op.Add(output, bias)
+    added = bias
+    if float_channels:
+        channels = op.Constant(value_ints=list(float_channels))
+        weight_FN = op.Mul(op.Cast(op.Gather(weight_KN, channels, axis=0), to=_FLOAT), scale)
+        in_float = op.MatMul(op.Gather(x, channels, axis=-1), weight_FN)
+        added = in_float if bias is None else op.Add(in_float, bias)
+        x = op.Mul(x, _zeros_at(weight.shape[1], float_channels))
     zero = _uint8(zero_point)
-    if activations == Activations.STATIC:
-        integers = op.QuantizeLinear(x, op.Constant(value_float=input_scale), zero)
-        sums = op.Cast(op.MatMulInteger(integers, weight_KN, zero), to=_FLOAT)
-        output = op.Mul(sums, op.Mul(scale, op.Constant(value_float=input_scale)))
-        return output if bias is None else op.Add(output, bias)
-    rows = _row_scales(x, zero_point)
-    integers = op.QuantizeLinear(op.Div(x, rows), op.Constant(value_float=1.0), zero)
+    rows = None if activations == Activations.STATIC else _row_scales(x, zero_point)
+    step = op.Constant(value_float=input_scale if rows is None else 1.0)
+    integers = op.QuantizeLinear(x if rows is None else op.Div(x, rows), step, zero)
     sums = op.Cast(op.MatMulInteger(integers, weight_KN, zero), to=_FLOAT)
-    output = op.Mul(op.Mul(sums, scale), rows)
-    return output if bias is None else op.Add(output, bias)
+    output = op.Mul(sums, op.Mul(scale, step)) if rows is None else op.Mul(op.Mul(sums, scale), rows)
+    return output if added is None else op.Add(output, added)
+
+
+def _zeros_at(num_channels: int, channels: Sequence[int]) -> Any:
+    import numpy as np
+    import onnx
+    from onnxscript import opset20 as op
+
+    others = np.ones(num_channels, np.float32)
+    others[list(channels)] = 0.0
+    return op.Constant(value=onnx.numpy_helper.from_array(others, "others"))
 
 
 def _row_scales(x: Any, zero_point: int) -> Any:

@@ -1,4 +1,9 @@
-"""What calibration learns from one pass over samples: smoothing factors, ranges and zero points.
+"""What calibration learns from one pass over samples: ranges, zero points, and which input channels stay in float.
+
+A few channels of a trained transformer are ten times larger than the others, in every text. Multiplying those few in
+float (LLM.int8, Dettmers et al., 2022, but with channels fixed by calibration) brings MiniLM's worst cosine over 964
+unseen captions from 0.988 to 0.998 for Dynamic and from 0.979 to 0.995 for Static. Smoothing (SmoothQuant) came to
+0.996 and 0.986, for it makes the weights harder to round.
 
 Shapes: M rows (samples times tokens), K input channels, N output channels.
 Left out on purpose: choosing the layers (selection.py).
@@ -19,25 +24,17 @@ from limbeck.api.v1alpha1.compression import Activations, Calibration
 from limbeck_runtime.quantization.layers import InputRounding
 from limbeck_runtime.quantization.observers import RowObserver, ValueObserver
 from limbeck_runtime.quantization.ranges import CALIBRATIONS, SeenValues, row_zero_point
-from limbeck_runtime.quantization.rounding import (
-    TINY,
-    affine_range,
-    channel_scales,
-    dequantize_weight,
-    quantize_weight,
-    rounded_input,
-    row_scales,
-)
+from limbeck_runtime.quantization.rounding import affine_range
 from limbeck_runtime.quantization.selection import LayerKind
 
 Inputs = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
 
-# How the spread of a channel is shared between inputs and weights: half each (SmoothQuant's alpha).
-SMOOTHING = 0.5
-_SMALLEST = 1e-5
-# Rows on which a layer is tried with smoothing and without.
-_MAX_COMPARED_ROWS = 256
+# An input channel is an outlier when its largest magnitude is so many times the median channel's.
+OUTLIER_RATIO = 3.0
+# At most so many channels stay in float, or one in so many of a wide layer.
+MIN_CAP = 4
+CHANNELS_PER_FLOAT_CHANNEL = 256
 
 
 @dataclass
@@ -57,19 +54,41 @@ def observe(
 ) -> Observed:
     """Run `module` over `batches` and watch `layers`: linear ones by rows, convolutions at both ends."""
     observed = Observed()
-    with _watching(module, layers, observed), torch.inference_mode():
+    padding = _Padding()
+    with _watching(module, layers, observed, padding), torch.inference_mode():
         for done, inputs in enumerate(batches, start=1):
+            padding.of(inputs)
             module(inputs)
             if progress is not None:
                 progress(done, len(batches))
     return observed
 
 
+class _Padding:
+    """Which rows of a text's tensors are no tokens. They say nothing, and can be most of a batch."""
+
+    def __init__(self) -> None:
+        self._is_token_BT: torch.Tensor | None = None
+
+    def of(self, inputs: Inputs) -> None:
+        """The batch that is about to run."""
+        mask_BT = inputs.get("attention_mask")
+        self._is_token_BT = None if mask_BT is None else mask_BT.bool()
+
+    def without(self, x: torch.Tensor) -> torch.Tensor:
+        """The rows that are tokens, (M, K); all of a tensor that is no text's."""
+        if self._is_token_BT is None or x.ndim != 3 or x.shape[:2] != self._is_token_BT.shape:
+            return x
+        return x[self._is_token_BT]
+
+
 @contextmanager
-def _watching(module: nn.Module, layers: Mapping[str, LayerKind], observed: Observed) -> Iterator[None]:
+def _watching(
+    module: nn.Module, layers: Mapping[str, LayerKind], observed: Observed, padding: _Padding
+) -> Iterator[None]:
     def look(path: str, kind: LayerKind, _layer: nn.Module, arguments: Sequence[Any], output: torch.Tensor) -> None:
         if kind is LayerKind.LINEAR:
-            observed.rows.setdefault(path, RowObserver()).see(arguments[0])
+            observed.rows.setdefault(path, RowObserver()).see(padding.without(arguments[0]))
         else:
             observed.inputs.setdefault(path, ValueObserver()).see(arguments[0])
             observed.outputs.setdefault(path, ValueObserver()).see(output)
@@ -84,59 +103,24 @@ def _watching(module: nn.Module, layers: Mapping[str, LayerKind], observed: Obse
             handle.remove()
 
 
-@dataclass(frozen=True)
-class LinearCalibration:
-    """How one linear layer rounds its inputs, and its smoothing factor (K,) where it has one."""
-
-    rounding: InputRounding
-    factor: torch.Tensor | None = None
-
-
-def calibrate_linear(
-    observer: RowObserver, weight_NK: torch.Tensor, activations: Activations, calibration: Calibration, *, smooth: bool
-) -> LinearCalibration:
-    """The range or zero point for what was seen; smoothed where `smooth` allows it and that lowers the error.
-
-    Smoothing is not always for the better: where the large inputs are few and scattered, as after an activation
-    function, it spreads them over the weights of all. On MiniLM choosing lowers the worst cosine's loss by half.
-    """
-    plain = LinearCalibration(_linear_rounding(observer, None, activations, calibration))
-    if not smooth:
-        return plain
-    factor_K = smoothing_factor(observer.largest(), weight_NK)
-    smoothed = LinearCalibration(_linear_rounding(observer, factor_K, activations, calibration), factor_K)
-    rows_MK = observer.rows(None)[:_MAX_COMPARED_ROWS]
-    return min(plain, smoothed, key=lambda candidate: _relative_error(rows_MK, weight_NK, candidate))
-
-
-def smoothing_factor(largest_K: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
-    """What to multiply inputs with, (K,), so that large channels of the inputs meet finer levels."""
-    inputs_K = largest_K.clamp_min(_SMALLEST) ** SMOOTHING
-    weights_K = weight_NK.detach().abs().amax(0).clamp_min(_SMALLEST) ** (1 - SMOOTHING)
-    return weights_K / inputs_K
-
-
-def _relative_error(rows_MK: torch.Tensor, weight_NK: torch.Tensor, candidate: LinearCalibration) -> float:
-    """Squared error of the layer's outputs over their squares, the mean over rows."""
-    exact_MN = rows_MK @ weight_NK.T
-    rounding = candidate.rounding
-    if candidate.factor is not None:
-        rows_MK, weight_NK = rows_MK * candidate.factor, weight_NK / candidate.factor
-    scale_N = channel_scales(weight_NK)
-    rounded_NK = dequantize_weight(quantize_weight(weight_NK, scale_N), scale_N)
-    is_static = rounding.activations is Activations.STATIC
-    scale = rounding.scale if is_static else row_scales(rows_MK, rounding.zero_point)
-    error_MN = rounded_input(rows_MK, scale, rounding.zero_point) * scale @ rounded_NK.T - exact_MN
-    return float((error_MN.square().sum(1) / exact_MN.square().sum(1).clamp_min(TINY)).mean())
-
-
-def _linear_rounding(
-    observer: RowObserver, factor_K: torch.Tensor | None, activations: Activations, calibration: Calibration
-) -> InputRounding:
+def linear_rounding(observer: RowObserver, activations: Activations, calibration: Calibration) -> InputRounding:
+    """For Static the range of all inputs, for Dynamic the zero point that suits the rows; without float channels."""
+    channels = float_channels(observer.largest())
     if activations is Activations.STATIC:
-        return InputRounding(Activations.STATIC, *_range(observer.seen(factor_K), calibration))
-    rows_MK = observer.rows(factor_K)
-    return InputRounding(Activations.DYNAMIC, 1.0, row_zero_point(rows_MK.amin(1), rows_MK.amax(1)))
+        scale, zero_point = _range(observer.seen(channels), calibration)
+        return InputRounding(Activations.STATIC, scale, zero_point, float_channels=channels)
+    rows_MK = observer.rows(channels)
+    zero_point = row_zero_point(rows_MK.amin(1), rows_MK.amax(1))
+    return InputRounding(Activations.DYNAMIC, 1.0, zero_point, float_channels=channels)
+
+
+def float_channels(largest_K: torch.Tensor) -> tuple[int, ...]:
+    """The channels that get so much larger than most that they would take the levels of all others; few, or none."""
+    num_channels = len(largest_K)
+    most = min(num_channels // 8, max(MIN_CAP, num_channels // CHANNELS_PER_FLOAT_CHANNEL))
+    outliers = torch.topk(largest_K, most)
+    is_outlier = outliers.values > OUTLIER_RATIO * largest_K.median()
+    return tuple(sorted(outliers.indices[is_outlier].tolist()))
 
 
 def conv_rounding(inputs: ValueObserver, outputs: ValueObserver, calibration: Calibration) -> InputRounding:

@@ -27,7 +27,6 @@ class LayerPlan:
     path: str
     kind: LayerKind
     rounding: InputRounding = WEIGHT_ONLY
-    smoothed: bool = False
 
     def to_record(self) -> dict[str, Any]:
         """Plain JSON, for the architecture record."""
@@ -39,7 +38,7 @@ class LayerPlan:
             "zero_point": self.rounding.zero_point,
             "output_scale": self.rounding.output_scale,
             "output_zero_point": self.rounding.output_zero_point,
-            "smoothed": self.smoothed,
+            "float_channels": list(self.rounding.float_channels),
         }
 
     @classmethod
@@ -51,8 +50,9 @@ class LayerPlan:
             int(record["zero_point"]),
             float(record["output_scale"]),
             int(record["output_zero_point"]),
+            tuple(int(channel) for channel in record["float_channels"]),
         )
-        return cls(record["path"], LayerKind(record["layer"]), rounding, bool(record["smoothed"]))
+        return cls(record["path"], LayerKind(record["layer"]), rounding)
 
 
 @dataclass
@@ -69,16 +69,12 @@ class _Shared:
         return self.weights[id(parameter)]
 
 
-def convert(
-    module: nn.Module, plans: Sequence[LayerPlan], factors: Mapping[str, torch.Tensor] | None = None
-) -> nn.Module:
-    """`module` itself with the planned layers replaced; `factors` are the smoothing factors (K,) by path.
+def convert(module: nn.Module, plans: Sequence[LayerPlan]) -> nn.Module:
+    """`module` itself with the planned layers replaced.
 
-    A smoothed layer without a factor gets ones, to be loaded over. Raises QuantizationError for a path that has no
-    layer of the planned kind.
+    Raises QuantizationError for a path that has no layer of the planned kind.
     """
     shared = _Shared({})
-    factors = factors or {}
     replaced: dict[int, nn.Module] = {}
     keep_alive: list[nn.Module] = []  # an id is only unique while its object lives
     for plan in plans:
@@ -89,29 +85,21 @@ def convert(
         if kind_of(layer) is not plan.kind:
             raise QuantizationError(f"{plan.path} must be a {plan.kind.value} layer, is a {type(layer).__name__}")
         keep_alive.append(layer)
-        replaced[id(layer)] = _int8_layer(layer, plan, shared, factors.get(plan.path))
+        replaced[id(layer)] = _int8_layer(layer, plan, shared)
     for path, layer in list(module.named_modules(remove_duplicate=False)):
         if id(layer) in replaced:
             module.set_submodule(path, replaced[id(layer)].train(layer.training))
     return module
 
 
-def _int8_layer(layer: Any, plan: LayerPlan, shared: _Shared, factor_K: torch.Tensor | None) -> nn.Module:
+def _int8_layer(layer: Any, plan: LayerPlan, shared: _Shared) -> nn.Module:
     if plan.kind is LayerKind.EMBEDDING:
         return Int8Embedding(*shared.int8(layer.weight, layer.weight))
     if plan.kind is LayerKind.CONV:
         geometry = ConvGeometry(layer.stride, layer.padding, layer.dilation, layer.groups)
         return Int8Conv(*shared.int8(layer.weight, layer.weight), _frozen(layer.bias), plan.rounding, geometry)
     weight_NK = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
-    bias_N = _frozen(layer.bias)
-    if not plan.smoothed:
-        return Int8Linear(*shared.int8(layer.weight, weight_NK), bias_N, plan.rounding)
-    if factor_K is None:
-        factor_K = torch.ones(weight_NK.shape[1])
-    smooth_NK = weight_NK.detach() / factor_K
-    scale_N = channel_scales(smooth_NK)
-    integers = nn.Parameter(quantize_weight(smooth_NK, scale_N), requires_grad=False)
-    return Int8Linear(integers, scale_N, bias_N, plan.rounding, factor_K.clone())
+    return Int8Linear(*shared.int8(layer.weight, weight_NK), _frozen(layer.bias), plan.rounding)
 
 
 def _frozen(bias: nn.Parameter | None) -> nn.Parameter | None:

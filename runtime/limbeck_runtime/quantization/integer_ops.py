@@ -54,13 +54,18 @@ def int8_linear(
     activations: str,
     input_scale: float,
     zero_point: int,
+    float_channels: Sequence[int],
 ) -> torch.Tensor:
     """(..., K) to (..., N); see layers.Int8Linear."""
     if activations == _NONE:
         return functional.linear(x, dequantize_weight(weight_int8, weight_scale), bias)
-    scale = row_scales(x, zero_point) if activations == _DYNAMIC else input_scale
-    output = functional.linear(rounded_input(x, scale, zero_point), weight_int8.to(x.dtype)) * scale * weight_scale
-    return output if bias is None else output + bias
+    channels = torch.tensor(list(float_channels), dtype=torch.long, device=x.device)
+    others = x.index_fill(-1, channels, 0.0)
+    scale = row_scales(others, zero_point) if activations == _DYNAMIC else input_scale
+    integers = rounded_input(others, scale, zero_point)
+    output = functional.linear(integers, weight_int8.to(x.dtype)) * scale * weight_scale
+    weight_NF = dequantize_weight(weight_int8[:, channels], weight_scale)
+    return output + functional.linear(x[..., channels], weight_NF, bias)
 
 
 @int8_linear.register_fake
@@ -72,6 +77,7 @@ def _(
     activations: str,
     input_scale: float,
     zero_point: int,
+    float_channels: Sequence[int],
 ) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight_int8.shape[0]))
 

@@ -1,8 +1,7 @@
 """Int8 layers: int8 weights and float32 scales in plain tensors, served by integer kernels where there are some.
 
-State: `weight_int8`, `weight_scale` (one for each output channel or row), `bias`, and `input_factor` (K,) where a
-linear layer is smoothed: it multiplies the inputs before rounding, and the weights hold its inverse (SmoothQuant,
-Xiao et al., 2023). The calibrated numbers of a layer belong to the architecture record, not to the state:
+State: `weight_int8`, `weight_scale` (one for each output channel or row) and `bias`. The calibrated numbers of a layer
+belong to the architecture record, not to the state:
   Dynamic   Linear: a zero point for all rows, a scale for each row, so that a sample's answer does not depend on its
             batch. Conv: scale and zero point follow from each call's whole input, as its padding wants them.
   Static    one scale and one zero point, calibrated.
@@ -31,6 +30,7 @@ class InputRounding:
     """How a layer's inputs become integers. `scale` counts for Static only, `zero_point` for Linear and Static.
 
     The output's range is that of a Static convolution, for exported graphs in which integers go from one to the next.
+    A linear layer multiplies the inputs of `float_channels` in float (see calibration.py).
     """
 
     activations: Activations
@@ -38,6 +38,7 @@ class InputRounding:
     zero_point: int = 128
     output_scale: float = 1.0
     output_zero_point: int = 128
+    float_channels: tuple[int, ...] = ()
 
 
 WEIGHT_ONLY = InputRounding(Activations.NONE)
@@ -91,7 +92,6 @@ class Int8Linear(Int8Layer):
     """(..., K) float32 to (..., N) float32."""
 
     bias: nn.Parameter | None
-    input_factor: torch.Tensor | None
 
     def __init__(
         self,
@@ -99,21 +99,24 @@ class Int8Linear(Int8Layer):
         weight_scale_N: torch.Tensor,
         bias_N: nn.Parameter | None,
         rounding: InputRounding,
-        input_factor_K: torch.Tensor | None = None,
     ) -> None:
         super().__init__(weight_int8_NK, weight_scale_N)
         self.out_features, self.in_features = weight_int8_NK.shape
         self.bias = bias_N
         self.rounding = rounding
-        self.register_buffer("input_factor", input_factor_K)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kind, zero_point = self.rounding.activations, self.rounding.zero_point
-        if self.input_factor is not None:
-            x = x * self.input_factor
         if _records_a_graph() or (kind is not Activations.NONE and not _integer_kernels(x)):
             output: torch.Tensor = int8_linear(
-                x, self.weight_int8, self.weight_scale, self.bias, kind.value, self.rounding.scale, zero_point
+                x,
+                self.weight_int8,
+                self.weight_scale,
+                self.bias,
+                kind.value,
+                self.rounding.scale,
+                zero_point,
+                self.rounding.float_channels,
             )
             return output
         if kind is Activations.NONE:
@@ -125,12 +128,19 @@ class Int8Linear(Int8Layer):
     def _pack(self) -> Any:
         if self.rounding.activations is Activations.NONE:
             return self.weight.detach()
-        weight_NK, zero_point = self.weight_int8.detach(), self.rounding.zero_point
         if self.rounding.activations is Activations.STATIC:
             bias_N = None if self.bias is None else self.bias.detach()
-            return kernels.linear_constants(weight_NK, self.weight_scale * self.rounding.scale, bias_N, zero_point)
+            return self._constants(self.weight_scale * self.rounding.scale, bias_N)
         # With a scale for each row the bias comes after it.
-        return kernels.linear_constants(weight_NK, self.weight_scale / (INPUT_MAX - zero_point), None, zero_point)
+        return self._constants(self.weight_scale / (INPUT_MAX - self.rounding.zero_point), None)
+
+    def _constants(self, scale_N: torch.Tensor, bias_N: torch.Tensor | None) -> kernels.LinearConstants:
+        float_part = None
+        if self.rounding.float_channels:
+            float_part = kernels.float_part(self.weight.detach(), self.rounding.float_channels)
+        return kernels.linear_constants(
+            self.weight_int8.detach(), scale_N, bias_N, self.rounding.zero_point, float_part
+        )
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.rounding}"

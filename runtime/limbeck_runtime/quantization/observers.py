@@ -7,6 +7,8 @@ Shapes: M rows (samples times tokens), K channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from limbeck_runtime.quantization.ranges import SeenValues
@@ -79,14 +81,12 @@ class RowObserver:
         """Largest magnitude of each channel, (K,)."""
         return torch.maximum(self.high_K, -self.low_K)
 
-    def rows(self, factor_K: torch.Tensor | None) -> torch.Tensor:
-        """The rows that were kept, times the smoothing factor."""
+    def rows(self, without: Sequence[int] = ()) -> torch.Tensor:
+        """The rows that were kept, zeros in some channels."""
         rows_MK = self._rows.kept()
-        return rows_MK if factor_K is None else rows_MK * factor_K
+        return rows_MK.index_fill(1, torch.tensor(without, dtype=torch.long), 0.0) if without else rows_MK
 
-    def seen(self, factor_K: torch.Tensor | None) -> SeenValues:
-        """All that was seen, times the smoothing factor: the extremes stay exact."""
-        low_K, high_K = (
-            (self.low_K, self.high_K) if factor_K is None else (self.low_K * factor_K, self.high_K * factor_K)
-        )
-        return SeenValues(float(low_K.min()), float(high_K.max()), self.rows(factor_K).flatten())
+    def seen(self, without: Sequence[int] = ()) -> SeenValues:
+        """All that was seen, but for some channels."""
+        kept = torch.tensor([channel for channel in range(len(self.low_K)) if channel not in set(without)])
+        return SeenValues(float(self.low_K[kept].min()), float(self.high_K[kept].max()), self.rows(without).flatten())

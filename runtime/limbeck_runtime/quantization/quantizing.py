@@ -7,21 +7,20 @@ Left out on purpose: Int4 and Float8, training with rounding in the loop, and fa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from limbeck.api.v1alpha1.compression import Activations, Calibration, Quantize, Scheme
 from limbeck_runtime.models.bundle import ModelBundle
+from limbeck_runtime.quantization import folding
 from limbeck_runtime.quantization.calibration import (
     Inputs,
-    LinearCalibration,
     Observed,
     Progress,
-    calibrate_linear,
     conv_rounding,
+    linear_rounding,
     observe,
 )
 from limbeck_runtime.quantization.conversion import LayerPlan, convert
@@ -52,20 +51,24 @@ def quantize(
     """A copy of `bundle` in int8, in eval mode; `bundle` itself is left as it was.
 
     `calibration` are batches of the model's inputs: needed for Static; for Dynamic they make linear layers more
-    precise (smoothing, and a zero point for each layer). `progress` gets (batches done, batches in all).
+    precise (a zero point for each layer, outlier channels in float). They also fold batch norms into convolutions.
+    `progress` gets (batches done, batches in all).
 
     Raises QuantizationError for what the scheme cannot do, naming the field.
     """
     _check(bundle.module, settings, calibration)
     selection = select(bundle.module, settings.skip, embeddings=settings.embeddings)
     module = copy.deepcopy(bundle.module).eval()
+    folded = _fold(module, selection, calibration)
     kinds = {path: activations_of(module.get_submodule(path), settings.activations) for path in selection.chosen}
     watched = {path: selection.chosen[path] for path, kind in kinds.items() if _is_calibrated(selection, path, kind)}
     observed = observe(module, watched, calibration, progress)
-    linear = _linear_calibrations(module, kinds, settings.calibration, observed)
-    plans, notes = _plans(selection, kinds, settings.calibration, observed, linear)
-    convert(module, plans, {path: found.factor for path, found in linear.items() if found.factor is not None})
-    architecture = bundle.architecture.with_edit(edit_of(plans))
+    plans, notes = _plans(selection, kinds, settings.calibration, observed)
+    convert(module, plans)
+    architecture = bundle.architecture
+    if folded:
+        architecture = architecture.with_edit(folding.edit_of(folded))
+    architecture = architecture.with_edit(edit_of(plans))
     if not kernel_support().integer and settings.activations is not Activations.NONE:
         notes.append(kernel_support().detail)
     record = QuantizeRecord(len(plans), 8, dict(selection.kept), tuple(notes))
@@ -96,6 +99,12 @@ def _check(module: nn.Module, settings: Quantize, calibration: Sequence[Inputs])
         )
 
 
+def _fold(module: nn.Module, selection: Selection, calibration: Sequence[Inputs]) -> list[folding.Pair]:
+    """Batch norms need a batch to be found."""
+    convolutions = [path for path, kind in selection.chosen.items() if kind is LayerKind.CONV]
+    return folding.fold_norms(module, convolutions, calibration[0]) if convolutions and calibration else []
+
+
 def _is_calibrated(selection: Selection, path: str, activations: Activations) -> bool:
     """Dynamic convolutions find their range at each call."""
     if activations is Activations.DYNAMIC:
@@ -103,34 +112,16 @@ def _is_calibrated(selection: Selection, path: str, activations: Activations) ->
     return activations is Activations.STATIC
 
 
-def _linear_calibrations(
-    module: nn.Module, kinds: Mapping[str, Activations], calibration: Calibration, observed: Observed
-) -> dict[str, LinearCalibration]:
-    """By path. Layers that share their weight are not smoothed, for the other one has other inputs."""
-    return {
-        path: calibrate_linear(
-            observer,
-            _matrix(module.get_submodule(path)).detach(),
-            kinds[path],
-            calibration,
-            smooth=_alone(module, path),
-        )
-        for path, observer in observed.rows.items()
-    }
-
-
 def _plans(
     selection: Selection,
     kinds: Mapping[str, Activations],
     calibration: Calibration,
     observed: Observed,
-    linear: Mapping[str, LinearCalibration],
 ) -> tuple[list[LayerPlan], list[str]]:
     plans, notes = [], []
     for path, kind in selection.chosen.items():
-        smoothed = False
-        if path in linear:
-            rounding, smoothed = linear[path].rounding, linear[path].factor is not None
+        if path in observed.rows:
+            rounding = linear_rounding(observed.rows[path], kinds[path], calibration)
         elif path in observed.inputs:
             rounding = conv_rounding(observed.inputs[path], observed.outputs[path], calibration)
         elif kinds[path] is Activations.DYNAMIC:
@@ -139,20 +130,5 @@ def _plans(
             rounding = WEIGHT_ONLY
             if kinds[path] is Activations.STATIC:
                 notes.append(f"{path}: no calibration sample reaches it, so only its weights are int8")
-        plans.append(LayerPlan(path, kind, rounding, smoothed))
+        plans.append(LayerPlan(path, kind, rounding))
     return plans, notes
-
-
-def _alone(module: nn.Module, path: str) -> bool:
-    weight = module.get_submodule(path).weight
-    return sum(parameter is weight for _, parameter in _all_parameters(module)) == 1
-
-
-def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return module.named_parameters(remove_duplicate=False)
-
-
-def _matrix(layer: nn.Module) -> torch.Tensor:
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight if isinstance(layer, nn.Linear) else weight.t()

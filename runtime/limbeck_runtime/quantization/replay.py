@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck_runtime.models.errors import ArchitectureError, WeightsError
 from limbeck_runtime.models.weights import load_weights
+from limbeck_runtime.quantization import folding
 from limbeck_runtime.quantization.conversion import LayerPlan, convert
 from limbeck_runtime.quantization.errors import QuantizationError
 
@@ -69,4 +70,7 @@ def _names_by_memory(state: Mapping[str, torch.Tensor]) -> dict[int, list[str]]:
     return {pointer: names for pointer, names in found.items() if len(names) > 1}
 
 
-EDITS: dict[str, Callable[[nn.Module, Mapping[str, Any]], nn.Module]] = {KIND: apply_edit}
+EDITS: dict[str, Callable[[nn.Module, Mapping[str, Any]], nn.Module]] = {
+    folding.KIND: folding.apply_edit,
+    KIND: apply_edit,
+}

@@ -19,10 +19,8 @@ from limbeck_runtime.quantization.selection import LayerKind
 NONE, DYNAMIC, STATIC = Activations.NONE, Activations.DYNAMIC, Activations.STATIC
 
 
-def int8(layer: nn.Module, kind: LayerKind, rounding: InputRounding, factor: torch.Tensor | None = None) -> Any:
-    holder = nn.Sequential(copy.deepcopy(layer))
-    factors = {} if factor is None else {"0": factor}
-    return convert(holder, [LayerPlan("0", kind, rounding, smoothed=factor is not None)], factors)[0]
+def int8(layer: nn.Module, kind: LayerKind, rounding: InputRounding) -> Any:
+    return convert(nn.Sequential(copy.deepcopy(layer)), [LayerPlan("0", kind, rounding)])[0]
 
 
 def naive_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -142,18 +140,28 @@ def test_an_embedding_gives_the_rounded_rows() -> None:
     torch.testing.assert_close(got.double(), naive_weight(layer.weight)[ids], rtol=1e-5, atol=1e-6)
 
 
-def test_a_smoothed_layer_computes_the_same_product_of_scaled_inputs_and_unscaled_weights() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [DYNAMIC, STATIC])
+def test_float_channels_are_multiplied_in_float_and_take_no_levels_from_the_others(
+    call: Any, kind: Activations, bias: bool
+) -> None:
     torch.manual_seed(5)
-    layer = nn.Linear(16, 12)
-    x = torch.randn(200, 16) * torch.logspace(-1, 2, 16)  # one channel dwarfs the others
-    factor = 1 / torch.logspace(-1, 2, 16).sqrt()
-    rounding = InputRounding(DYNAMIC)
-    exact = layer(x).detach()
-    plain = int8(layer, LayerKind.LINEAR, rounding)(x)
-    smooth = int8(layer, LayerKind.LINEAR, rounding, factor)(x)
-    wanted = naive_rows(x * factor, 128) @ naive_weight(layer.weight / factor).T + layer.bias.detach().double()
-    close(smooth, wanted, step=1.0)
-    assert float((smooth - exact).norm()) < 0.6 * float((plain - exact).norm())
+    layer = nn.Linear(16, 12, bias=bias)
+    x = torch.randn(50, 16)
+    x[:, [3, 11]] *= 100
+    channels = (3, 11)
+    others = x.index_fill(1, torch.tensor(channels), 0.0)
+    rounded = naive_rows(others, 128) if kind is DYNAMIC else naive_range(others, 0.03, 128)
+    rounded[:, channels] = x[:, channels].double()
+    wanted = rounded @ naive_weight(layer.weight).T
+    if bias:
+        wanted = wanted + layer.bias.detach().double()
+    with torch.no_grad():
+        got = call(int8(layer, LayerKind.LINEAR, InputRounding(kind, 0.03, 128, float_channels=channels)), x)
+        exact = x.double() @ naive_weight(layer.weight).T + (layer.bias.double() if bias else 0.0)
+        plain = int8(layer, LayerKind.LINEAR, InputRounding(kind, 3.0 if kind is STATIC else 1.0, 128))(x)
+    close(got, wanted, step=0.03 * 0.3)
+    assert float((got - exact).norm()) < 0.1 * float((plain - exact).norm())
 
 
 @pytest.mark.filterwarnings("ignore")  # torchao's own on import
@@ -192,6 +200,15 @@ def test_new_weights_are_served_at_once() -> None:
     layer.load_state_dict(other.state_dict())
     assert layer(x).equal(other(x))
     assert copy.deepcopy(layer)(x).equal(other(x))
+
+
+@pytest.mark.parametrize("rounding", [InputRounding(DYNAMIC), InputRounding(STATIC, 0.1, 128), WEIGHT_ONLY], ids=str)
+def test_a_layer_first_called_in_inference_mode_serves_outside_of_it(rounding: InputRounding) -> None:
+    layer = int8(nn.Linear(8, 8), LayerKind.LINEAR, rounding)
+    x = torch.randn(2, 8, requires_grad=True)
+    with torch.inference_mode():
+        inside = layer(x)
+    assert layer(x).detach().equal(inside)
 
 
 def test_code_that_asks_for_the_weight_gets_a_float_one() -> None:

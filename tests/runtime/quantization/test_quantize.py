@@ -12,8 +12,10 @@ from torch import nn
 
 from limbeck.api.v1alpha1.compression import Activations, Quantize
 from limbeck_runtime.models.bundle import ModelBundle
-from limbeck_runtime.quantization import QuantizationError, quantize
+from limbeck_runtime.quantization import EDITS, QuantizationError, load_edited_weights, quantize
+from limbeck_runtime.quantization.calibration import float_channels, observe
 from limbeck_runtime.quantization.layers import Int8Conv, Int8Embedding, Int8Layer, Int8Linear
+from limbeck_runtime.quantization.selection import LayerKind
 from limbeck_runtime.quantization.serving import serving_bytes
 
 Make = Callable[..., dict[str, torch.Tensor]]
@@ -93,35 +95,76 @@ def test_skipped_layers_and_embeddings_stay_in_float(mixed: ModelBundle, inputs:
     }
 
 
-def test_tied_layers_stay_tied_and_are_not_smoothed(tied: ModelBundle, inputs: Make, answer: Answer) -> None:
-    with torch.no_grad():  # one channel of the head's inputs dwarfs the others: alone it would be smoothed
+def test_tied_layers_stay_tied_and_each_keeps_its_own_channels_in_float(
+    tied: ModelBundle, inputs: Make, answer: Answer
+) -> None:
+    with torch.no_grad():  # one channel of the head's inputs dwarfs the others
         tied.module.words.weight[:, 3] /= 60
         tied.module.body.weight[3] *= 60
     quantized, _ = quantize(tied, settings(activations="Dynamic"), [inputs()])
     words, head = quantized.module.words, quantized.module.head
     assert words.weight_int8 is head.weight_int8
     assert words.weight_scale is head.weight_scale
-    assert head.input_factor is None
+    assert head.rounding.float_channels == (3,)
     assert quantized.num_parameters() == tied.num_parameters()
     assert worst_cosine(answer(quantized, inputs()), answer(tied, inputs())) > 0.9
 
 
-def test_a_layer_is_not_smoothed_where_that_would_cost_precision(wrap: Any, inputs: Make) -> None:
-    class Spiky(nn.Module):
-        """One input is huge in one row and like the others in all the rest, as for a special token."""
-
+@pytest.mark.parametrize("activations", ["Dynamic", "Static"])
+def test_channels_that_dwarf_the_others_stay_in_float(
+    wrap: Any, inputs: Make, answer: Answer, activations: str
+) -> None:
+    class Lopsided(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Linear(16, 16)
+            self.layer = nn.Linear(32, 16)
 
         def forward(self, batch: Any) -> dict[str, torch.Tensor]:
-            x = batch["pixel_values"].flatten(1)[:, :16].clone()
-            x[0, 5] = 3000.0
+            x = batch["pixel_values"].flatten(1)[:, :32].clone()
+            x[:, [5, 20]] *= 50
             return {"logits": self.layer(x)}
 
     torch.manual_seed(4)
-    quantized, _ = quantize(wrap(Spiky()), settings(activations="Dynamic"), [inputs(64)])
-    assert quantized.module.layer.input_factor is None
+    bundle = wrap(Lopsided())
+    quantized, _ = quantize(bundle, settings(activations=activations), [inputs(64)])
+    assert quantized.module.layer.rounding.float_channels == (5, 20)
+    rebuilt = Lopsided()
+    for edit in quantized.architecture.edits:
+        EDITS[edit["kind"]](rebuilt, edit)
+    load_edited_weights(rebuilt, dict(quantized.module.state_dict()))
+    assert answer(wrap(rebuilt), inputs(seed=2)).equal(answer(quantized, inputs(seed=2)))
+
+
+@pytest.mark.parametrize(
+    ("largest", "wanted"),
+    [
+        ([1.0] * 7 + [50.0], (7,)),
+        ([1.0] * 4 + [50.0], ()),  # too narrow for one channel in eight
+        ([1.0] * 14 + [2.9, 2.9], ()),  # not three times the median
+        ([1.0] * 100 + [float(size) for size in range(10, 20)], (106, 107, 108, 109)),  # only the largest ones
+    ],
+)
+def test_few_channels_are_outliers(largest: list[float], wanted: tuple[int, ...]) -> None:
+    assert float_channels(torch.tensor(largest)) == wanted
+
+
+def test_padding_says_nothing_about_a_layers_inputs(inputs: Make) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden_BTK = torch.randn(4, 6, 8, generator=generator)
+    hidden_BTK[:, 3:] *= 1000.0
+    module = nn.Sequential(nn.Linear(8, 8))
+    is_token_BT = (torch.arange(6) < 3).long().expand(4, 6)
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = module
+
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+            return {"hidden": self.body(batch["hidden"])}
+
+    observed = observe(Masked(), {"body.0": LayerKind.LINEAR}, [{"hidden": hidden_BTK, "attention_mask": is_token_BT}])
+    assert observed.rows["body.0"].largest().equal(hidden_BTK[:, :3].abs().flatten(0, 1).amax(0))
 
 
 def test_a_tied_layer_stays_float_with_the_layer_that_shares_its_weight(tied: ModelBundle) -> None:

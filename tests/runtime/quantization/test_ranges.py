@@ -68,16 +68,17 @@ def test_a_sample_is_bounded_and_evenly_spread_however_the_values_come() -> None
     assert len(set(kept.diff().tolist())) == 1
 
 
-def test_a_row_observer_knows_the_extremes_of_smoothed_inputs_exactly() -> None:
+@pytest.mark.parametrize("without", [(), (1, 4)])
+def test_a_row_observer_knows_the_extremes_of_the_other_channels_exactly(without: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)
     batches = [torch.randn(4, 7, 5, generator=generator) for _ in range(3)]
-    factor = torch.tensor([0.1, 1.0, 3.0, 0.5, 2.0])
     observer = RowObserver()
     for batch in batches:
         observer.see(batch)
-    smooth = torch.cat(batches).reshape(-1, 5) * factor
-    found = observer.seen(factor)
-    assert found.low == pytest.approx(float(smooth.min()))
-    assert found.high == pytest.approx(float(smooth.max()))
-    assert observer.largest().equal(torch.cat(batches).abs().reshape(-1, 5).amax(0))
-    assert found.values.reshape(-1, 5).equal(smooth)
+    rows = torch.cat(batches).reshape(-1, 5)
+    others = rows[:, [channel for channel in range(5) if channel not in without]]
+    found = observer.seen(without)
+    assert found.low == float(others.min())
+    assert found.high == float(others.max())
+    assert observer.largest().equal(rows.abs().amax(0))
+    assert found.values.reshape(-1, 5).equal(rows.index_fill(1, torch.tensor(without, dtype=torch.long), 0.0))
