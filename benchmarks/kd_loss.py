@@ -182,16 +182,18 @@ def _peak_of(name: str) -> int:
 
 def _peak(name: str) -> int:
     """Bytes that one step adds to what the process holds with the inputs in memory."""
-    import resource
-
-    import psutil
-
     torch.set_num_threads(NUM_THREADS)
     problem = Problem()
     loss = problem.losses()[name]
-    before = psutil.Process().memory_info().rss
+    before = _resident("VmRSS")
     problem.step(loss)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    """Bytes of a field of this process's status. (`ru_maxrss` begins at the peak of the process that started it.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
 def _version(package: str) -> str:

@@ -81,21 +81,22 @@ def _walk_head(
             return torch.mm(hidden_RH, weight_VH.t(), out=out_RV)
         return torch.addmm(bias_V, hidden_RH, weight_VH.t(), out=out_RV)
 
+    # Where the gradient of the weight is computed in a narrower type than it is summed in.
+    is_narrow = weight_gradient_VH is not None and weight_gradient_VH.dtype != products.gradients
+    product_VH = torch.empty_like(gradient_weight_VH) if is_narrow else None
+
     def take_gradient(rows: Rows, gradient_RV: Tensor) -> None:
         if hidden_gradient_NH is not None:
             hidden_gradient_NH[rows] = (gradient_RV @ gradient_weight_VH).to(hidden_gradient_NH.dtype)
         if weight_gradient_VH is not None:
-            _add_product_(weight_gradient_VH[:num_outcomes], gradient_RV.t(), hidden_NH[rows].to(gradient_RV.dtype))
+            hidden_RH = hidden_NH[rows].to(gradient_RV.dtype)
+            if product_VH is None:
+                weight_gradient_VH[:num_outcomes].addmm_(gradient_RV.t(), hidden_RH)
+            else:
+                weight_gradient_VH[:num_outcomes] += torch.mm(gradient_RV.t(), hidden_RH, out=product_VH)
         if bias_gradient_V is not None:
             bias_gradient_V[:num_outcomes] += gradient_RV.sum(0)
 
     walk = Walk(task, hidden_NH.shape[0], num_outcomes, hidden_NH.device, products.gradients)
     walk.run(student_logits, take_gradient)
     return walk.weighted_means()
-
-
-def _add_product_(sum_VH: Tensor, gradient_VR: Tensor, hidden_RH: Tensor) -> None:
-    if sum_VH.dtype == gradient_VR.dtype:
-        sum_VH.addmm_(gradient_VR, hidden_RH)
-    else:
-        sum_VH += gradient_VR @ hidden_RH
