@@ -194,7 +194,8 @@ def _seconds_of(problem: Problem, name: str) -> float:
     }
     if name in runs:
         return timed(runs[name])
-    warm = WarmActors(NUM_WORKERS)
+    warm = WarmActors()
+    warm.start(NUM_WORKERS)
     warm.wait()
     try:
         return timed(lambda: problem.pool(problem.store(), warm))

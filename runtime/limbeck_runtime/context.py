@@ -21,6 +21,7 @@ from limbeck_runtime.telemetry.progress import ProgressLog, ProgressRecord, read
 
 if TYPE_CHECKING:
     from limbeck_runtime.teacher.capture import CaptureSettings
+    from limbeck_runtime.teacher.ray_workers import WarmActors
     from limbeck_runtime.teacher.workers import Workers
 
     TeacherWorkers = Callable[[CaptureSettings], Workers]
@@ -42,6 +43,7 @@ class Context:
     scratch: Path
     device: str
     num_threads: int
+    warm_actors: WarmActors
     # Where the teacher runs, if not on Ray.
     teacher_workers: TeacherWorkers | None = None
 
@@ -89,6 +91,8 @@ def open_context(
     """
     import torch
 
+    from limbeck_runtime.teacher.ray_workers import WarmActors
+
     output = output or Storage.open(job.spec.output.uri)
     store = Storage.open(job.spec.store.uri) if job.spec.store else output.child("store")
     fence = Fence.claim(output, {"job": job.metadata.name, "attempt": attempt})
@@ -97,6 +101,8 @@ def open_context(
         # Logs are appended to, which object stores cannot: beside a cloud output they stay in the scratch folder.
         folder = (output.local_path(names.FILE_PROGRESS) or scratch / names.FILE_PROGRESS).parent
         stack.callback(cluster.disconnect)
+        warm_actors = WarmActors()
+        stack.callback(warm_actors.close)
         events = stack.enter_context(EventLog(stream, folder / names.FILE_EVENTS))
         progress = ProgressLog(folder / names.FILE_PROGRESS)
         stack.callback(progress.close)
@@ -118,6 +124,7 @@ def open_context(
             scratch=scratch,
             device="cuda" if torch.cuda.is_available() else "cpu",
             num_threads=torch.get_num_threads(),
+            warm_actors=warm_actors,
             teacher_workers=teacher_workers,
         )
 

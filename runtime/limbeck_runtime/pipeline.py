@@ -18,14 +18,14 @@ from limbeck_runtime.context import Context
 from limbeck_runtime.evaluation.evaluation import Evaluation
 from limbeck_runtime.export.bundle_directory import write_bundle
 from limbeck_runtime.fingerprint import fingerprint
-from limbeck_runtime.inputs import load_inputs
+from limbeck_runtime.inputs import Inputs, load_inputs
 from limbeck_runtime.judge import Judge, Judged
 from limbeck_runtime.models.bundle import ModelBundle
 from limbeck_runtime.models.limbeck_loader import load_bundle
 from limbeck_runtime.publishing import Published, publish
 from limbeck_runtime.report.build import loss_history
 from limbeck_runtime.result import Finished, make_result
-from limbeck_runtime.stages import Stage, run_stage
+from limbeck_runtime.stages import Stage, is_done, run_stage
 from limbeck_runtime.steps.finetune import finetune, hard_label_settings
 from limbeck_runtime.steps.step import StepInputs, StepResult
 from limbeck_runtime.steps.table import STEPS
@@ -46,28 +46,46 @@ def run(context: Context) -> tuple[Report, Published]:
     spec = context.spec
     inputs = load_inputs(context)
     judge = Judge(context, inputs)
+    known = _fingerprints(context, inputs)
+    _warm_up(context, judge, known)
     rows: list[Row] = []
     reports: list[StepReport] = []
     if inputs.teacher is not None:
         judge.teacher = _judged_teacher(context, judge, inputs.teacher)
         rows.append(judge.teacher.row)
     current = inputs.student
-    done = fingerprint(
-        inputs.student_fingerprint, inputs.data_identity, spec.data.augmentation.model_dump(mode="json"), spec.seed
-    )
     for index, step in enumerate(spec.pipeline):
-        path = f"spec.pipeline[{index}].{step.method_name}"
+        path, before, done = f"spec.pipeline[{index}].{step.method_name}", known[index], known[index + 1]
         if step.distil is not None and spec.evaluation.baseline and BASELINE not in {row.label for row in rows}:
-            rows.append(_baseline_row(context, judge, step.distil, StepInputs(BASELINE, path, current, inputs, done)))
-        done = fingerprint(done, step.model_dump(mode="json"), inputs.teacher_fingerprint if step.distil else None)
+            rows.append(_baseline_row(context, judge, step.distil, StepInputs(BASELINE, path, current, inputs, before)))
         stage = _run_step(context, judge, step, StepInputs(step.name, path, current, inputs, done), index)
         current, judged = load_bundle(stage.folder), _judged(stage)
         rows.append(judged.row)
         reports.append(_step_report(step, stage))
         _tell_recovery(context, judge, judged.row)
-    result = make_result(context, judge, inputs, Finished(current, judged, rows, reports, done))
+    result = make_result(context, judge, inputs, Finished(current, judged, rows, reports, known[-1]))
     context.fence.check()  # what is published is not guarded by a commit
     return result.report, publish(context.output, result.files, result.fingerprint)
+
+
+def _fingerprints(context: Context, inputs: Inputs) -> list[str]:
+    """What goes into each step and, as the last one, into the result: all that came before, and its own settings."""
+    spec = context.spec
+    augmentation = spec.data.augmentation.model_dump(mode="json")
+    known = [fingerprint(inputs.student_fingerprint, inputs.data_identity, augmentation, spec.seed)]
+    for step in spec.pipeline:
+        teacher = inputs.teacher_fingerprint if step.distil else None
+        known.append(fingerprint(known[-1], step.model_dump(mode="json"), teacher))
+    return known
+
+
+def _warm_up(context: Context, judge: Judge, known: list[str]) -> None:
+    """Get the teacher's processes ready while other work goes on, where a step will want them."""
+    if context.teacher_workers is not None:
+        return
+    for step, done in zip(context.spec.pipeline, known[1:], strict=True):
+        if step.distil is not None and not is_done(context, step.name, fingerprint(done, judge.identity)):
+            return context.warm_actors.start(context.spec.cluster.teacher.min_replicas)
 
 
 def _judged_teacher(context: Context, judge: Judge, teacher: ModelBundle) -> Judged:

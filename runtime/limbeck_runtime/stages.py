@@ -35,6 +35,12 @@ class Stage:
         return cls(name, record["fingerprint"], record["record"], record["seconds"], reused, folder)
 
 
+def is_done(context: Context, name: str, fingerprint: str) -> bool:
+    """Whether `run_stage` would find the stage."""
+    commit = context.log("stages", name).latest()
+    return commit is not None and commit.record.get("fingerprint") == fingerprint
+
+
 def run_stage(
     context: Context,
     name: str,

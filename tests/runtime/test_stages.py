@@ -15,7 +15,7 @@ from limbeck.api.v1alpha1.job import CompressionJob
 from limbeck_runtime.commitlog import FencedError
 from limbeck_runtime.context import Context, open_context
 from limbeck_runtime.errors import InterruptedRunError
-from limbeck_runtime.stages import run_stage
+from limbeck_runtime.stages import is_done, run_stage
 from limbeck_runtime.storage import Storage
 
 OpenRun = Callable[[], Any]
@@ -119,3 +119,12 @@ def test_no_stage_starts_after_a_request_to_stop(open_run: OpenRun) -> None:
         with pytest.raises(InterruptedRunError):
             run_stage(context, "distil", "print", work)
     assert work.times == 0
+
+
+def test_a_stage_is_done_for_its_own_fingerprint_only(open_run: OpenRun) -> None:
+    with open_run() as context:
+        assert not is_done(context, "tune", "a")
+        run_stage(context, "tune", "a", Work())
+        assert is_done(context, "tune", "a")
+        assert not is_done(context, "tune", "b")
+        assert not is_done(context, "other", "a")

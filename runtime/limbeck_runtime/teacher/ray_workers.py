@@ -65,19 +65,27 @@ def share_of(nodes: Sequence[Mapping[str, Any]], num_started: int) -> Share:
 class WarmActors:
     """Ray and some actors, got ready in the background before there is work: processes up, all imported.
 
-    A run that will capture makes this first and reads its data meanwhile. Actors that nobody took end with `close`.
+    A run that will capture calls `start` first and does other things meanwhile. Actors that nobody took end with
+    `close`. One that was never started gives no actors.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self) -> None:
         self._actors: list[Any] = []
         self._error: BaseException | None = None
-        self._starting = threading.Thread(target=self._start, args=(count,), name="limbeck-warm-actors", daemon=True)
-        self._starting.start()
+        self._starting: threading.Thread | None = None
+
+    def start(self, count: int) -> None:
+        """Begin, and return at once; only the first call counts."""
+        if self._starting is None:
+            self._starting = threading.Thread(
+                target=self._start, args=(count,), name="limbeck-warm-actors", daemon=True
+            )
+            self._starting.start()
 
     @property
     def actors(self) -> list[Any]:
         """Those that nobody has taken yet. Raises what connecting to Ray raised."""
-        self._starting.join()
+        self._wait_for_start()
         if self._error is not None:
             raise self._error
         return self._actors
@@ -95,11 +103,16 @@ class WarmActors:
 
     def close(self) -> None:
         """End those that are left."""
-        self._starting.join()
-        import ray
+        self._wait_for_start()
+        if self._actors:
+            import ray
 
-        while self._actors:
-            ray.kill(self._actors.pop(), no_restart=True)
+            while self._actors:
+                ray.kill(self._actors.pop(), no_restart=True)
+
+    def _wait_for_start(self) -> None:
+        if self._starting is not None:
+            self._starting.join()
 
     def _start(self, count: int) -> None:
         try:

@@ -12,7 +12,7 @@ from limbeck_runtime.storage import StorageError
 from limbeck_runtime.teacher.capture import CaptureSettings
 from limbeck_runtime.teacher.plan import CaptureTask
 from limbeck_runtime.teacher.pool import PoolCallbacks, PoolProgress, TeacherPool
-from limbeck_runtime.teacher.ray_workers import RayWorkers, WarmActors
+from limbeck_runtime.teacher.ray_workers import RayWorkers
 from limbeck_runtime.teacher.workers import Workers
 
 
@@ -23,10 +23,8 @@ def capturing(
     settings: CaptureSettings,
     tasks: Sequence[CaptureTask],
     lost_marker: str,
-    *,
-    warm: WarmActors | None = None,
 ) -> Iterator[TeacherPool]:
-    """A pool that captures `tasks` while the block runs; it takes `warm` actors first.
+    """A pool that captures `tasks` while the block runs, first in the actors that the run has ready.
 
     When it gives up it creates the object `lost_marker` in the store, so that students in other processes stop waiting.
     """
@@ -51,7 +49,7 @@ def capturing(
         if context.teacher_workers is not None:
             return context.teacher_workers(settings)
         connect()
-        return RayWorkers(settings, warm=warm)
+        return RayWorkers(settings, warm=context.warm_actors)
 
     callbacks = PoolCallbacks(
         on_progress=tell,

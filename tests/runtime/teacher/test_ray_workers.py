@@ -175,7 +175,8 @@ def test_several_actors_capture_every_shard_once_and_a_second_run_none(ray: Any,
 @pytest.mark.ray
 def test_warm_actors_are_taken_first_and_those_left_over_end(ray: Any, make_capture: Make) -> None:
     of = make_capture(num_shards=2)
-    warm = WarmActors(2)
+    warm = WarmActors()
+    warm.start(2)
     warm.wait()
     places = ray.get([actor.where.remote() for actor in warm.actors])
     with pool_of_actors(of, warm=warm) as pool:
@@ -184,6 +185,12 @@ def test_warm_actors_are_taken_first_and_those_left_over_end(ray: Any, make_capt
     warm.close()
     for place in places:
         assert_gone(place.pid)
+
+
+def test_without_a_start_there_are_no_warm_actors_and_nothing_to_end() -> None:
+    warm = WarmActors()
+    assert warm.take() is None
+    warm.close()
 
 
 class UnloadableTeacher(torch.nn.Module):
