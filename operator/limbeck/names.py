@@ -16,6 +16,10 @@ MANAGED_BY: Final = "limbeck.dev/operator"
 # Leaves room for `-<attempt>` within the 47 characters that KubeRay allows.
 MAX_JOB_NAME_LENGTH: Final = 40
 
+# Labels of all children, their pods included.
+LABEL_JOB: Final = "limbeck.dev/job"
+LABEL_ATTEMPT: Final = "limbeck.dev/attempt"
+
 # What the driver's exit code means to whoever started it.
 EXIT_OK: Final = 0
 EXIT_GATE_FAILED: Final = 10
@@ -26,3 +30,13 @@ EXIT_INTERRUPTED: Final = 130
 
 # Last line of the driver's log, followed by one JSON object.
 OUTCOME_PREFIX: Final = "LIMBECK_OUTCOME"
+
+# Progress: how the operator tells a run's driver where to report, and with what.
+# Whole address to post to, `https://SERVER/api/v1/namespaces/NAMESPACE/jobs/JOB/progress`; unset: nothing is posted.
+ENV_PROGRESS_URL: Final = "LIMBECK_PROGRESS_URL"
+# File with the projected service account token; read anew for each post, for it rotates.
+ENV_PROGRESS_TOKEN_FILE: Final = "LIMBECK_PROGRESS_TOKEN_FILE"
+# File with the certificate authority of the server; unset: the system's.
+ENV_PROGRESS_CA_FILE: Final = "LIMBECK_PROGRESS_CA_FILE"
+# Audience of that token.
+PROGRESS_AUDIENCE: Final = "limbeck.dev/server"

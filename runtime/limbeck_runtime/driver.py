@@ -120,6 +120,7 @@ def _run_in(context: Context, attempt: int) -> Outcome:
     """The pipeline, its end told as an event while the event log is open."""
     from limbeck_runtime.pipeline import run
     from limbeck_runtime.report.build import short_table
+    from limbeck_runtime.report.outcome import result_of
 
     context.events.emit(
         "run_started",
@@ -148,6 +149,7 @@ def _run_in(context: Context, attempt: int) -> Outcome:
         model=published.model,
         card=published.card,
         table=short_table(report),
+        result=result_of(report, published.report, published.model),
     )
     return outcome
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from limbeck.api.fields import ApiModel
-from limbeck.api.status import PlanEntry
+from limbeck.api.status import PlanEntry, Result
 
 Count = Annotated[int, Field(ge=0)]
 Duration = Annotated[float, Field(ge=0)]
@@ -165,6 +165,7 @@ class RunFinished(EventModel):
         default_factory=list,
         description="The report's short table: headings first, then a line for each row.",
     )
+    result: Result | None = Field(None, description="What came out, for the job's status; null without a report.")
 
 
 Event = Annotated[

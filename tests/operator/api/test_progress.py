@@ -31,6 +31,10 @@ EXAMPLES: list[dict[str, Any]] = [
     {
         "event": "run_finished", "state": "Failed", "reason": "GateFailed", "message": "a", "report": "b",
         "model": None, "card": None, "table": [["model"], ["int8"]],
+        "result": {
+            "size_ratio": 4.0, "recovery_percent": 98.5, "report_uri": "b", "model_uri": "",
+            "metrics": [{"name": "recall@10", "teacher": 0.6, "student": 0.5}],
+        },
     },
 ]  # fmt: skip
 
