@@ -30,7 +30,7 @@ class KeyedQueue(Generic[Key]):
         self._is_ready: set[Key] = set()
         self._in_work: set[Key] = set()
         self._add_again: set[Key] = set()
-        self._due: dict[Key, float] = {}
+        self._due: dict[Key, tuple[float, int]] = {}  # the one entry of the heap that counts
         self._heap: list[tuple[float, int, Key]] = []
         self._num_delayed = 0
         self._failures: dict[Key, int] = {}
@@ -91,6 +91,11 @@ class KeyedQueue(Generic[Key]):
         with self._changed:
             return self._failures.get(key, 0)
 
+    def seconds_until_due(self, key: Key) -> float | None:
+        """None where no delay is planned for the key."""
+        with self._changed:
+            return self._due[key][0] - self._clock() if key in self._due else None
+
     def __len__(self) -> int:
         """Keys that wait for a worker; delayed ones do not count."""
         with self._changed:
@@ -109,20 +114,21 @@ class KeyedQueue(Generic[Key]):
             self._add(key)
             return
         due = self._clock() + seconds
-        if due < self._due.get(key, float("inf")):
-            self._due[key] = due
-            self._num_delayed += 1  # breaks ties: keys need not be comparable
-            heapq.heappush(self._heap, (due, self._num_delayed, key))
-            if len(self._heap) > 2 * len(self._due) + 64:  # mostly entries that were replaced or forgotten
-                self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
-                heapq.heapify(self._heap)
-            self._changed.notify()
+        if key in self._due and self._due[key][0] <= due:
+            return
+        self._num_delayed += 1  # breaks ties: keys need not be comparable
+        self._due[key] = (due, self._num_delayed)
+        heapq.heappush(self._heap, (due, self._num_delayed, key))
+        if len(self._heap) > 2 * len(self._due) + 64:  # mostly entries that were replaced or forgotten
+            self._heap = [(at, number, key) for key, (at, number) in self._due.items()]
+            heapq.heapify(self._heap)
+        self._changed.notify()
 
     def _release_due(self) -> None:
         now = self._clock()
         while self._heap and self._heap[0][0] <= now:
-            due, _, key = heapq.heappop(self._heap)
-            if self._due.get(key) == due:  # else replaced by an earlier one, or forgotten
+            due, number, key = heapq.heappop(self._heap)
+            if self._due.get(key) == (due, number):  # else replaced by an earlier one, or forgotten
                 del self._due[key]
                 self._add(key)
 
