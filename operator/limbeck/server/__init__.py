@@ -1,0 +1,1 @@
+"""limbeck's server: takes progress from runs, keeps its history, shows it, and writes it to the jobs' status."""
