@@ -64,6 +64,11 @@ class Context:
         """The training history so far, of all attempts that wrote to the same place."""
         return read_history(self.progress_path.read_bytes())
 
+    def end_steps(self) -> None:
+        """Give back the processes that only steps want, while what is left of the run goes on."""
+        self.warm_actors.close()
+        cluster.leave()
+
     def check_stop(self) -> None:
         """Raise InterruptedRunError where the run was asked to stop and nothing is half done."""
         if self.stop.is_set():

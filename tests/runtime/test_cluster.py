@@ -64,3 +64,22 @@ def test_the_cluster_outlives_the_thread_that_started_it_and_ends_when_asked() -
         """
     )
     assert last == "42"
+
+
+def test_a_run_that_left_the_cluster_may_come_back() -> None:
+    last, _ = _run(
+        """
+        from limbeck_runtime import cluster
+
+        cluster.leave()  # nothing to leave
+        cluster.connect()
+        cluster.leave()
+        cluster.connect()
+        assert cluster.connected()
+        cluster.leave()
+        cluster.disconnect()
+        assert not cluster.connected()
+        print("ended")
+        """
+    )
+    assert last == "ended"
