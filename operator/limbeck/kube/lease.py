@@ -100,7 +100,7 @@ class Lease:
                         lost.set()
                         return
                     pause = self._times.renew_seconds
-                except KubeError as error:  # no answer; the deadline decides
+                except Exception as error:  # no answer, or one without sense; the deadline decides
                     _log.warning("lease not renewed", lease=self._name, error=str(error))
                     pause = _RETRY_SECONDS
 
@@ -130,7 +130,7 @@ class Lease:
             lease = self._transport.get(LEASES, self._name, self._namespace)
         except NotFoundError:
             return self._create()
-        spec, version = lease["spec"], lease["metadata"]["resourceVersion"]
+        spec, version = lease.get("spec") or {}, lease["metadata"]["resourceVersion"]
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self.identity):
             if self._rival is None or self._rival[0] != version:
@@ -161,7 +161,7 @@ class Lease:
     def _reclaim(self) -> bool:
         """After a conflict: an answer to our own write may have been lost."""
         lease = self._transport.get(LEASES, self._name, self._namespace)
-        if lease["spec"].get("holderIdentity") != self.identity:
+        if (lease.get("spec") or {}).get("holderIdentity") != self.identity:
             return False
         return self._claim(lambda: self._write(self._spec(), lease["metadata"]["resourceVersion"]))
 
