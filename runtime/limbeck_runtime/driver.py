@@ -82,11 +82,22 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
         # Heavy from here on: torch and all that needs it. It logs about its own future when transformers comes in.
         logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         from limbeck_runtime.context import open_context
+        from limbeck_runtime.telemetry.poster import post_progress
 
         opened = open_context(
             job, stop=stop, stream=sys.stdout, attempt=options.attempt, metrics_port=options.metrics_port
         )
-        with opened as context:
+        with (
+            opened as context,
+            post_progress(
+                os.environ,
+                context.events,
+                context.progress,
+                stop,
+                epoch=context.fence.epoch,
+                attempt=options.attempt,
+            ),
+        ):
             return _run_in(context, options.attempt)
     except Exception as error:  # before there was a context, so that the run's own event log is not open
         with EventLog(sys.stdout) as events:

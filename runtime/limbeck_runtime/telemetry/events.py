@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from limbeck.api.progress import RATE_LIMITED, parse_event, to_wire
+from limbeck.api.progress import RATE_LIMITED, Event, parse_event, to_wire
 
 PROGRESS_INTERVAL_SECONDS = 0.2
 
@@ -34,6 +35,7 @@ class EventLog:
         self._clock = clock
         self._interval_seconds = progress_interval_seconds
         self._lock = threading.Lock()
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
         self._shown_at: dict[tuple[str, str, str], float] = {}
         self._stream = stream
         self._file: IO[str] | None = None
@@ -52,8 +54,20 @@ class EventLog:
         if kind in RATE_LIMITED and not self._is_due(kind, fields, now):
             return False
         wire = {"time": datetime.fromtimestamp(now, UTC), "event": kind, **fields}
-        self._write(to_wire(parse_event(wire)) + "\n")
+        event = parse_event(wire)
+        self._write(to_wire(event) + "\n")
+        for listener in self._listeners:
+            listener(event)
         return True
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[Event], None]) -> Iterator[None]:
+        """Hand each event to `listener` too, while this is open. It is called by the thread that emits: no waiting."""
+        self._listeners = (*self._listeners, listener)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
 
     def close(self) -> None:
         """Close the file; the stream belongs to the caller."""

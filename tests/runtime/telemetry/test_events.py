@@ -107,3 +107,15 @@ def test_lines_of_many_threads_do_not_mix(clock: Any) -> None:
     for thread in threads:
         thread.join()
     assert len(lines_of(stream)) == 200
+
+
+def test_a_listener_hears_each_event_that_is_written_while_it_listens(clock: Any) -> None:
+    heard: list[Any] = []
+    log = EventLog(None, clock=clock)
+    log.emit("warning", message="before")
+    with log.heard_by(heard.append):
+        log.emit("warning", message="while")
+        for done in (1, 2):  # the second comes too soon
+            log.emit("step_progress", step="a", phase="train", done=done, total=9, unit="batches")
+    log.emit("warning", message="after")
+    assert [getattr(event, "message", getattr(event, "done", None)) for event in heard] == ["while", 1]
