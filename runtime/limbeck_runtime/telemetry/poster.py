@@ -109,7 +109,7 @@ class ProgressPoster:
         self._thread.join(self._close_seconds)
 
     def _work(self) -> None:
-        pause_seconds = self._interval_seconds
+        pause_seconds = 0.0  # the first post tells at once whether the run is wanted at all
         while not self._closing.wait(pause_seconds):
             pause_seconds = self._turn()
         # A server that was away for a while gets one more chance, one that has just failed the whole time.
