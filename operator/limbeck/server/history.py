@@ -81,18 +81,22 @@ class History:
         with self._engine.connect() as connection:
             connection.execute(select(1))
 
-    def record(self, key: JobKey, post: ProgressPost) -> bool:
-        """Take one post; False if it had been taken before. Raises StaleRunError."""
-        try:
-            return self._record(key, post)
-        except IntegrityError:  # two replicas met the job's first post at once: now the row is there
-            return self._record(key, post)
+    def record(self, key: JobKey, post: ProgressPost, first: Standing | None = None) -> bool:
+        """Take one post; False if it had been taken before. Raises StaleRunError.
 
-    def _record(self, key: JobKey, post: ProgressPost) -> bool:
+        A job that the history does not know stands where `first` says.
+        """
+        first = first or Standing()
+        try:
+            return self._record(key, post, first)
+        except IntegrityError:  # two replicas met the job's first post at once: now the row is there
+            return self._record(key, post, first)
+
+    def _record(self, key: JobKey, post: ProgressPost, first: Standing) -> bool:
         with self._write.begin() as connection:
             job = connection.execute(select(JOBS).where(JOBS.c.uid == key.uid).with_for_update()).one_or_none()
             if job is None:
-                connection.execute(insert(JOBS).values(**_new_job(key)))
+                connection.execute(insert(JOBS).values(**_new_job(key, first)))
                 job = connection.execute(select(JOBS).where(JOBS.c.uid == key.uid)).one()
             if post.epoch < job.epoch:
                 raise StaleRunError(f"epoch {post.epoch} is over: a driver with epoch {job.epoch} has taken over")
@@ -218,10 +222,10 @@ class History:
             return connection.execute(delete(JOBS).where(old)).rowcount
 
 
-def _new_job(key: JobKey) -> dict[str, Any]:
+def _new_job(key: JobKey, standing: Standing) -> dict[str, Any]:
     counters = dict.fromkeys(("attempt", "epoch", "dropped", "updated", "revision", "patched", "patch_due"), 0)
     names = {"uid": key.uid, "namespace": key.namespace, "name": key.name}
-    return counters | names | {"standing": Standing().model_dump_json()}
+    return counters | names | {"standing": standing.model_dump_json()}
 
 
 def _is_new(connection: Connection, uid: str, post: ProgressPost) -> bool:

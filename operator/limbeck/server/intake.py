@@ -46,7 +46,7 @@ class Intake:
         check_belongs(poster, job)
         post = _parsed(body)
         try:
-            is_new = self._history.record(JobKey(job.uid, namespace, name), post)
+            is_new = self._history.record(JobKey(job.uid, namespace, name), post, job.standing)
         except StaleRunError as error:
             raise Refusal(409, "StaleRun", f"{error}; stop") from error
         except SQLAlchemyError as error:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from limbeck.api.posts import Wanted
 from limbeck.kube.errors import KubeError, NotFoundError
 from limbeck.server.cluster import JOBS, Cluster
 from limbeck.server.limits import Cache
 from limbeck.server.refusal import Refusal
+from limbeck.server.standing import Standing
 
 _MAX_JOBS: Final = 10_000
 _MAX_STALE_SECONDS: Final = 60.0
@@ -32,6 +35,8 @@ class Job:
     created: datetime
     attempt: int
     wanted: Wanted
+    # What the status says of the server's part: where a server begins that has lost its history.
+    standing: Standing
 
 
 class Jobs:
@@ -76,4 +81,12 @@ def _described(found: dict[str, Any]) -> Job:
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         attempt=int(status.get("attempt") or 0),
         wanted=Wanted.CHECKPOINT if ends else Wanted.RUN,
+        standing=_standing(status),
     )
+
+
+def _standing(status: dict[str, Any]) -> Standing:
+    try:
+        return Standing.from_status(status)
+    except ValidationError:  # written by a server of another version; the next run writes it anew
+        return Standing()

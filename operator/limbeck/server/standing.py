@@ -6,7 +6,7 @@ Pure. Left out: the history, and what only the operator knows (conditions, phase
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from limbeck.api.progress import Event, RunState
 from limbeck.api.status import Progress, Result, StepState, StepStatus
 
 MAX_STEPS = 64
+_OWNED = ("steps", "progress", "result")
 _MAX_TEXT = 1024
 # Phases that come after a step's own work; they do not move its percentage.
 _AFTERWARDS = frozenset({"evaluate"})
@@ -31,9 +32,14 @@ class Standing(ApiModel):
     result: Result | None = Field(None, description="What came out.")
     ended: RunState | None = Field(None, description="How the newest run ended; null while it runs.")
 
+    @classmethod
+    def from_status(cls, status: Mapping[str, Any]) -> Standing:
+        """What a status shows. Raises ValueError for one that we did not write."""
+        return cls.model_validate({name: status[name] for name in _OWNED if status.get(name)})
+
     def to_status(self) -> dict[str, Any]:
         """The fields of the status that the server owns, without those that have no value."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True, include={"steps", "progress", "result"})
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(_OWNED))
 
 
 def fold(standing: Standing, events: Iterable[Event], now: datetime) -> Standing:

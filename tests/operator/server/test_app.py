@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -144,6 +145,23 @@ def test_while_the_api_server_is_away_a_new_token_has_to_wait_and_a_known_one_do
     clock.advance(10)
     cluster.fail("get", UnreachableError("refused"))
     assert served.post(token, build_post(2)).status_code == 200
+
+
+def test_a_server_that_lost_its_history_goes_on_from_what_the_status_shows(
+    serve: Any, cluster: Any, build_post: Any, tmp_path: Path
+) -> None:
+    cluster.add_job("emoji")
+    token = cluster.add_pod("emoji")
+    first = serve(cluster)
+    first.post(token, build_post(1, STARTED, DISTIL, moved(10)))
+    assert cluster.written.wait(20)
+    anew = serve(cluster, database_url=f"sqlite:///{tmp_path / 'another.sqlite'}")
+    anew.post(token, build_post(7, moved(60)))
+    shown = anew.client.get(JOB).json()
+    assert [(step["name"], step["state"], step["progressPercent"]) for step in shown["steps"]] == [
+        ("distil", "Running", 60),
+        ("int8", "Pending", 0),
+    ]
 
 
 def test_no_job_of_that_name_is_a_plain_answer(serve: Any, cluster: Any) -> None:

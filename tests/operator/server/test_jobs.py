@@ -46,6 +46,12 @@ def test_a_job_without_a_status_yet_is_at_no_attempt(jobs: Jobs, cluster: Any) -
     assert jobs.current("vision", "emoji").attempt == 0
 
 
+def test_a_status_that_another_version_wrote_is_begun_anew(jobs: Jobs, cluster: Any) -> None:
+    cluster.add_job("emoji")
+    cluster.jobs["vision", "emoji"]["status"]["steps"] = [{"name": "distil", "state": "Dreaming"}]
+    assert jobs.current("vision", "emoji").standing.steps == []
+
+
 def test_a_job_that_is_not_there_is_not_found(jobs: Jobs, cluster: Any, clock: Any) -> None:
     cluster.add_job("emoji")
     jobs.current("vision", "emoji")

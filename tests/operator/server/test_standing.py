@@ -131,4 +131,5 @@ def test_whatever_a_run_says_the_status_stays_within_its_schema(events: list[dic
     wire = standing(*events).to_status()
     strict = json.loads(json.dumps(wire, allow_nan=False))
     assert Status.model_validate(strict).progress is not None
+    assert Standing.from_status(strict).to_status() == strict
     assert set(strict) <= {"progress", "steps", "result"}
