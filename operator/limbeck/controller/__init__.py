@@ -1,0 +1,1 @@
+"""The controller of CompressionJobs: pure where it decides, thin where it acts."""
