@@ -89,7 +89,6 @@ class Lease:
 
     def keep(self, stop: threading.Event) -> None:
         """Renews until `stop`; raises LeaseLostError on loss, even while a request hangs."""
-        lost = threading.Event()
         ended = threading.Event()
 
         def renew_until_ended() -> None:
@@ -97,7 +96,7 @@ class Lease:
             while not ended.wait(pause):
                 try:
                     if not self._renew():
-                        lost.set()
+                        self._held_until = float("-inf")
                         return
                     pause = self._times.renew_seconds
                 except Exception as error:  # no answer, or one without sense; the deadline decides
@@ -108,7 +107,7 @@ class Lease:
         renewal.start()
         try:
             while not stop.wait(_WATCHDOG_SECONDS):
-                if lost.is_set() or not self.is_held():
+                if not self.is_held():
                     raise LeaseLostError(f"lease {self._namespace}/{self._name} is lost to {self.identity}")
         finally:
             ended.set()

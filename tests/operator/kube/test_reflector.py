@@ -183,10 +183,10 @@ def test_no_failure_becomes_a_hot_loop(server, serve, run, kind) -> None:
         "old news for ever": serve.events(("ADDED", serve.item("gone", 3)), end="close"),
     }[kind]
     server.watches.extend([answer] * 6)
-    run(backoff=Backoff(base_seconds=0.01, cap_seconds=10, spread=0))
+    run(backoff=Backoff(base_seconds=0.005, cap_seconds=10, spread=0))
     watches = server.wait_for("watch", 6)
     gaps = [later.at - earlier.at for earlier, later in pairwise(watches)]
-    assert all(gap >= 0.01 * 2**number for number, gap in enumerate(gaps))
+    assert all(gap >= 0.005 * 2**number for number, gap in enumerate(gaps))
 
 
 def test_events_that_come_twice_are_told_once(server, serve, run, told) -> None:
