@@ -83,57 +83,50 @@ class Patcher:
     def _write(self, view: JobView) -> float:
         """Write one job's status; returns for how long to pause after a fault that is not this job's."""
         try:
-            self._apply(view)
-        except (NotFoundError, ConflictError) as error:
-            self._gone_or_later(view, error)
+            outcome = "written" if self._apply(view) else "gone"
+        except NotFoundError:
+            outcome = "gone"
+        except ConflictError:  # the operator wrote meanwhile, or the job went: it is over when we come back
+            self._count("conflict")
+            return 0.0
         except InvalidError as error:
             # The same again would be refused again; the next event makes another.
             _LOG.error("a status is refused", job=view.key.name, namespace=view.key.namespace, error=str(error))
-            self._count("refused")
-            self._history.patched(view)
+            outcome = "refused"
         except KubeError as error:
             return self._fault(view, error)
-        else:
-            self._count("written")
-            self._history.patched(view)
+        self._count(outcome)
+        self._history.patched(view)
         self._failures = 0
         return 0.0
 
-    def _apply(self, view: JobView) -> None:
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            # With the UID, a job that was made anew under the same name is left alone.
-            "metadata": {"name": view.key.name, "namespace": view.key.namespace, "uid": view.key.uid},
-            "status": view.standing.to_status(),
-        }
+    def _apply(self, view: JobView) -> bool:
+        """Write the status; False where the job is no more, though another may have its name.
+
+        The resource version guards what was read: the API server does not look at a UID in an apply to the status, and
+        an apply to what is not there would create it.
+        """
+        found = self._cluster.get(JOBS, view.key.name, view.key.namespace)
+        if found["metadata"]["uid"] != view.key.uid:
+            return False
+        metadata = {"name": view.key.name, "namespace": view.key.namespace}
+        metadata["resourceVersion"] = found["metadata"]["resourceVersion"]
         self._cluster.patch(
             JOBS,
             view.key.name,
-            body,
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "metadata": metadata,
+                "status": view.standing.to_status(),
+            },
             view.key.namespace,
             subresource="status",
             content_type=APPLY,
             field_manager=FIELD_MANAGER,
             force=True,
         )
-
-    def _gone_or_later(self, view: JobView, error: KubeError) -> None:
-        """A job that is gone has no status to write; any other conflict is over when we come back."""
-        if isinstance(error, NotFoundError) or self._is_gone(view):
-            self._count("gone")
-            self._history.patched(view)
-        else:
-            self._count("conflict")
-
-    def _is_gone(self, view: JobView) -> bool:
-        try:
-            found = self._cluster.get(JOBS, view.key.name, view.key.namespace)
-        except NotFoundError:
-            return True
-        except KubeError:
-            return False
-        return bool(found["metadata"]["uid"] != view.key.uid)
+        return True
 
     def _fault(self, view: JobView, error: KubeError) -> float:
         self._count("error")

@@ -63,7 +63,10 @@ class FakeCluster:
     def add_job(self, name: str, namespace: str = "vision", *, attempt: int = 1, **spec: Any) -> str:
         """A job; returns its UID. One of the same name is replaced, as after deletion and creation."""
         uid = next(self._uids)
-        metadata = {"name": name, "namespace": namespace, "uid": uid, "creationTimestamp": BIRTH}
+        metadata = {
+            "name": name, "namespace": namespace, "uid": uid, "creationTimestamp": BIRTH,
+            "resourceVersion": f"of-{uid}-0",
+        }  # fmt: skip
         self.jobs[namespace, name] = {"metadata": metadata, "spec": spec, "status": {"attempt": attempt}}
         return uid
 
@@ -139,16 +142,18 @@ class FakeCluster:
         assert (field_manager, force) == ("limbeck-server", True)
         assert (body["apiVersion"], body["kind"]) == ("limbeck.dev/v1alpha1", "CompressionJob")
         assert set(body) == {"apiVersion", "kind", "metadata", "status"}
-        assert set(body["metadata"]) == {"name", "namespace", "uid"}
+        # Without it, the API server would write to a later job of that name; a UID does not keep it from that.
+        assert set(body["metadata"]) == {"name", "namespace", "resourceVersion"}
         assert set(body["status"]) <= {"progress", "steps", "result"}
         with self._lock:
             found = self.jobs.get((namespace or "", name))
             if found is None:
                 raise NotFoundError(404, "NotFound", f"{name} not found")
-            if found["metadata"]["uid"] != body["metadata"]["uid"]:
-                raise ConflictError(409, "Conflict", "uid mismatch")
+            if found["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+                raise ConflictError(409, "Conflict", "the object has been modified")
             found["status"] |= copy.deepcopy(body["status"])
             self.applied.append(body)
+            found["metadata"]["resourceVersion"] = f"of-{found['metadata']['uid']}-{len(self.applied)}"
             self.written.set()
             return copy.deepcopy(found)
 
