@@ -9,7 +9,6 @@ from typing import Any
 from limbeck.api.v1alpha1.job import CompressionJob
 from limbeck.controller.children import config_map, is_owned, network_policy, uid_of
 from limbeck.controller.cluster import Cluster, ledger_in, read_ledger
-from limbeck.controller.decide import resolve
 from limbeck.controller.decision import Action, Create, DeleteJob, DeleteRayJob, Event, Record
 from limbeck.controller.ledger import Entry, Ledger
 from limbeck.controller.metrics import Metrics
@@ -24,6 +23,7 @@ from limbeck.controller.names import (
     children_name,
 )
 from limbeck.controller.observed import Refusal
+from limbeck.controller.planning import resolve
 from limbeck.controller.rayjob import desired_rayjob
 from limbeck.controller.settings import Settings
 from limbeck.kube.errors import AlreadyExistsError, ConflictError, ForbiddenError, InvalidError, NotFoundError

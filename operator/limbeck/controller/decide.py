@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from limbeck.api.plan import Plan, derive_plan
-from limbeck.api.status import ConditionType, Phase, Status
-from limbeck.api.support import unsupported
-from limbeck.api.v1alpha1.job import CompressionJob, Spec
+from limbeck.api.plan import Plan
+from limbeck.api.status import ConditionType, Phase
+from limbeck.api.v1alpha1.job import CompressionJob
 from limbeck.controller import names
 from limbeck.controller.conditions import Truth, find, holds, is_finished, with_condition
 from limbeck.controller.decision import Create, Decision, DeleteJob, DeleteRayJob, Event, Record
+from limbeck.controller.finish import finished_status
 from limbeck.controller.ledger import Ending, Entry
 from limbeck.controller.names import ray_job_name
 from limbeck.controller.observed import (
@@ -34,6 +34,7 @@ from limbeck.controller.observed import (
     trouble,
     verdict,
 )
+from limbeck.controller.planning import resolve
 from limbeck.controller.settings import Settings
 
 _FINAL_FAILURES: Final = {
@@ -63,42 +64,6 @@ def decide(job: CompressionJob, observed: Observed, now: datetime, settings: Set
         return case.blocked(names.REASON_KUBERAY_ABSENT, _KUBERAY_ADVICE)
     ray_job = observed.ray_job(attempt)
     return case.without_ray_job() if ray_job is None else case.with_ray_job(ray_job)
-
-
-def resolve(spec: Spec) -> Plan:
-    """The spec with nothing left to derive. Raises ValueError for what cannot be planned or run."""
-    plan = derive_plan(spec)
-    refusals = unsupported(plan.spec)
-    if refusals:
-        raise ValueError("; ".join(str(refusal) for refusal in refusals))
-    return plan
-
-
-def failed_status(status: Status, generation: int, reason: str, message: str, now: datetime) -> Status:
-    """The status of a job that has failed for good."""
-    return _finished(status, generation, ConditionType.FAILED, reason, message, now)
-
-
-def _finished(status: Status, generation: int, kind: ConditionType, reason: str, message: str, now: datetime) -> Status:
-    settled: list[tuple[ConditionType, Truth, str, str]] = [
-        (kind, "True", reason, message),
-        (ConditionType.RECONCILING, "False", names.REASON_FINISHED, "the job has finished"),
-    ]
-    if kind is ConditionType.FAILED:
-        settled.append((ConditionType.STALLED, "True", reason, message))
-    if find(status, ConditionType.SUSPENDED) is not None:
-        settled.append((ConditionType.SUSPENDED, "False", names.REASON_FINISHED, "the job has finished"))
-    conditions = list(status.conditions)
-    for each in settled:
-        conditions = with_condition(conditions, *each, generation=generation, now=now)
-    phase = Phase.COMPLETE if kind is ConditionType.COMPLETE else Phase.FAILED
-    changes = {
-        "observed_generation": generation,
-        "conditions": conditions,
-        "phase": phase,
-        "completion_time": status.completion_time or now,
-    }
-    return status.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
@@ -201,7 +166,7 @@ class _Case:
 
     def failed(self, reason: str, message: str) -> Decision:
         """The job has failed for good; what it leaves is removed in the next round."""
-        status = failed_status(self.job.status, self.generation, reason, message, self.now)
+        status = finished_status(self.job.status, self.generation, ConditionType.FAILED, reason, message, self.now)
         return Decision(status, events=[Event("Warning", reason, message)], requeue_after=0.0)
 
     def blocked(self, reason: str, message: str) -> Decision:
@@ -228,7 +193,7 @@ class _Case:
     def _ended(self, found: Verdict, ray_job: Object) -> Decision:
         """A verdict that is final goes to the status, any other to the ledger."""
         if found.ending is RunEnding.SUCCEEDED:
-            status = _finished(
+            status = finished_status(
                 self.job.status, self.generation, ConditionType.COMPLETE, names.REASON_COMPLETE, found.message, self.now
             )
             status = status.model_copy(update={"ray_job": ray_job["metadata"]["name"]})

@@ -15,13 +15,14 @@ from typing import Any, Final, Literal, Protocol
 from pydantic import ValidationError
 
 from limbeck import names as api_names
-from limbeck.api.status import Status
+from limbeck.api.status import ConditionType, Status
 from limbeck.api.v1alpha1.job import CompressionJob
 from limbeck.controller.actions import Actions, RefusedError
 from limbeck.controller.cluster import Cluster, observe
 from limbeck.controller.conditions import is_finished
-from limbeck.controller.decide import decide, failed_status
+from limbeck.controller.decide import decide
 from limbeck.controller.decision import Decision, Event
+from limbeck.controller.finish import finished_status
 from limbeck.controller.metrics import Metrics
 from limbeck.controller.names import FIELD_MANAGER, JOBS, REASON_INVALID_SPEC
 from limbeck.controller.settings import Settings
@@ -137,7 +138,7 @@ class Reconciler:
         message = f"`{field}`: {first['msg'].removeprefix('Value error, ')}; create a corrected job"
         generation = int(raw["metadata"].get("generation", 0))
         now = self.clock().replace(microsecond=0)
-        failed = failed_status(status, generation, REASON_INVALID_SPEC, message, now)
+        failed = finished_status(status, generation, ConditionType.FAILED, REASON_INVALID_SPEC, message, now)
         written = self._patch_status(raw, _difference(status, failed))
         self.recorder.record(written, "Warning", REASON_INVALID_SPEC, message)
 

@@ -49,9 +49,11 @@ class MemoryCluster:
         # Number of the write that fails, from 1, and whether it was carried out before the answer got lost.
         self.fault: tuple[int, bool] | None = None
         self.refusals: dict[Resource, Exception] = {}
+        # What a cache that lags behind answers to `get`.
+        self.stale: dict[Resource, Object] = {}
 
     def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
-        return copy.deepcopy(self._stored(resource, name, namespace))
+        return copy.deepcopy(self.stale.get(resource) or self._stored(resource, name, namespace))
 
     def list(
         self,

@@ -11,8 +11,8 @@ from typing import Any
 from limbeck import names
 from limbeck.api.v1alpha1.job import CompressionJob
 from limbeck.controller.children import config_map, network_policy
-from limbeck.controller.decide import resolve
 from limbeck.controller.ledger import Ledger
+from limbeck.controller.planning import resolve
 from limbeck.controller.rayjob import desired_rayjob
 from limbeck.controller.settings import Settings
 
@@ -181,7 +181,9 @@ def test_the_config_map_holds_a_job_that_the_driver_reads_with_nothing_left_to_d
     job_model: JobModel, settings: Settings
 ) -> None:
     template = {"spec": {"containers": [{"env": [{"name": "PASSWORD", "value": "confidential"}]}]}}
-    job = job_model(**{"spec.cluster": {"student": {"replicas": 2, "template": template}}})
+    job = job_model(
+        **{"spec.cluster": {"head": {"template": template}, "student": {"replicas": 2, "template": template}}}
+    )
     made = config_map(job, resolve(job.spec), Ledger(), replace(settings, server_ca_pem="PEM"))
     read = CompressionJob.model_validate_json(made["data"]["job.json"])
     assert resolve(read.spec).entries == ()

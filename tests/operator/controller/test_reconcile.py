@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from limbeck.controller.names import CONFIG_MAPS, JOBS, NETWORK_POLICIES, PODS, RAY_JOBS, SECRETS
-from limbeck.kube.errors import ForbiddenError, InvalidError
+from limbeck.kube.errors import ConflictError, ForbiddenError, InvalidError
 
 Object = dict[str, Any]
 NewWorld = Callable[..., Any]
@@ -346,6 +346,27 @@ def test_the_servers_part_of_the_status_stays_as_the_server_wrote_it(new_world: 
     world.set_ray_job(1, **SUCCEEDED)
     world.run_to_rest()
     assert {key: world.status()[key] for key in part} == part
+
+
+def test_who_has_read_an_old_state_of_the_job_makes_nothing(new_world: NewWorld) -> None:
+    world = new_world()
+    old = world.job()
+    world.cluster.patch(JOBS, "emoji", {"status": {"progress": {"percent": 1}}}, "team", subresource="status")
+    world.cluster.stale[JOBS] = old
+    with pytest.raises(ConflictError):
+        world.reconcile()
+    assert world.ray_jobs() == []
+
+
+def test_children_on_the_second_page_of_a_list_are_seen(new_world: NewWorld) -> None:
+    world = new_world([RUNS_ON])
+    world.run_to_rest()
+    (ray_job,) = world.ray_jobs()
+    for kind in ("worker-a", "worker-b"):
+        world.add_pod(ray_job, kind)
+    world.add_pod(ray_job, "worker-z", {"conditions": [{"type": "PodScheduled", "reason": "Unschedulable"}]})
+    world.reconcile()
+    assert world.condition("Reconciling")["reason"] == "Unschedulable"
 
 
 def _told(status: Object) -> Object:
