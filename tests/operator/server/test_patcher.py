@@ -133,6 +133,18 @@ def test_an_api_server_that_sheds_load_is_left_alone_for_as_long_as_it_says(
     assert cluster.count("patch", JOBS) == 1
 
 
+def test_a_write_that_was_to_wait_is_not_done_sooner_by_another_replica(
+    patcher: Patcher, cluster: Any, history: History, record: Any, clock: Any
+) -> None:
+    record(history, 1, WARNING, uid=cluster.add_job("emoji"))
+    cluster.fail("patch", TooManyRequestsError(429, "TooManyRequests", "later", 30))
+    patcher.work()
+    clock.advance(29)
+    assert history.claim_due(5, 10) == []
+    clock.advance(1)
+    assert len(history.claim_due(5, 10)) == 1
+
+
 def test_pauses_grow_while_the_api_server_stays_away_and_end_when_it_is_back(
     patcher: Patcher, cluster: Any, history: History, record: Any, clock: Any
 ) -> None:
