@@ -17,10 +17,18 @@ if TYPE_CHECKING:
     from controlplane import ControlPlane
 
 GOLDEN = Path(__file__).parent / "golden"
+BUILD_SECONDS = 2400
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that wants an API server may wait for it to be built, which takes minutes."""
+    for item in items:
+        if item.get_closest_marker("controlplane") is not None:
+            item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
 @pytest.fixture
