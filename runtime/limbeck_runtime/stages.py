@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck_runtime.commitlog import Commit
+from limbeck_runtime.commitlog import Commit, CommitLog
 from limbeck_runtime.context import Context
 
 
@@ -37,8 +37,7 @@ class Stage:
 
 def is_done(context: Context, name: str, fingerprint: str) -> bool:
     """Whether `run_stage` would find the stage."""
-    commit = context.log("stages", name).latest()
-    return commit is not None and commit.record.get("fingerprint") == fingerprint
+    return _found(context.log("stages", name), fingerprint) is not None
 
 
 def run_stage(
@@ -59,10 +58,10 @@ def run_stage(
     log = context.log("stages", name)
     folder = context.scratch / "stages" / name
     folder.mkdir(parents=True)
-    commit = log.latest()
+    commit = _found(log, fingerprint)
     for skipped in log.skipped:
         context.warn(f"stage {name}: passed over result {skipped.sequence}: {skipped.reason}")
-    if commit is not None and commit.record.get("fingerprint") == fingerprint:
+    if commit is not None:
         for file in commit.files:
             (folder / file).write_bytes(commit.read(file))
         return Stage.from_commit(name, commit, folder, reused=True)
@@ -74,3 +73,8 @@ def run_stage(
     log.prune(keep=1)
     log.janitor()
     return Stage.from_commit(name, commit, folder, reused=False)
+
+
+def _found(log: CommitLog, fingerprint: str) -> Commit | None:
+    commit = log.latest()
+    return commit if commit is not None and commit.record.get("fingerprint") == fingerprint else None
