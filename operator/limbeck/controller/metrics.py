@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter as Tally
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -90,6 +90,13 @@ class Metrics(Collector):
                 self._live.pop(key, None)
             else:
                 self._live[key] = _Live(phase, status.attempt, percent)
+
+    def progressed(self, namespace: str, name: str, percent: int | None) -> None:
+        """How far a job is; of one that is not live, nothing is kept."""
+        key = (namespace, name)
+        with self._lock:
+            if key in self._live:
+                self._live[key] = replace(self._live[key], percent=percent)
 
     def forget(self, namespace: str, name: str) -> None:
         """The job is gone."""

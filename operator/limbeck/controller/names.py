@@ -8,6 +8,10 @@ from limbeck import names
 from limbeck.kube.transport import Resource
 
 FIELD_MANAGER: Final = "limbeck-operator"
+# Who our events say that they are from.
+EVENT_SOURCE: Final = "limbeck.dev/operator"
+# Settings of the process are environment variables that begin so.
+ENV_PREFIX: Final = "LIMBECK_OPERATOR_"
 
 # Kinds that the controller reads and writes.
 JOBS: Final = Resource(names.GROUP, names.VERSION, names.PLURAL)

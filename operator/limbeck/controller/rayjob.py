@@ -55,7 +55,7 @@ def desired_rayjob(job: CompressionJob, attempt: int, settings: Settings) -> Obj
             "backoffLimit": 0,
             "shutdownAfterJobFinishes": True,
             "entrypoint": f"python -m limbeck_runtime.driver --job {_JOB_FOLDER}/{KEY_JOB} "
-            f"--attempt {attempt} --metrics-port {settings.metrics_port}",
+            f"--attempt {attempt} --metrics-port {settings.metrics_port} --metrics-host 0.0.0.0",
             "rayClusterSpec": _cluster(job, attempt, settings),
         },
     }

@@ -93,6 +93,11 @@ class Reflector:
             self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
     def run(self) -> None:
         """Until `stop`; nothing that the API server does ends it."""
         num_failures = 0

@@ -57,6 +57,11 @@ class Workers(Generic[Key]):
                 thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether all of them run."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def _work(self) -> None:
         while (key := self._queue.take()) is not None:
             started = time.monotonic()

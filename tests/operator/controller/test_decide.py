@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -150,9 +149,9 @@ def test_each_failure_doubles_the_pause_up_to_a_bound(
 def test_preemptions_have_a_budget_of_their_own(job_model: Callable[..., CompressionJob], settings: Settings) -> None:
     entries = tuple(Entry(number, Ending.PREEMPTED, NOW - timedelta(hours=1), 1.0) for number in (1, 2, 3))
     job = job_model(**{"spec.backoffLimit": 0}, status={"attempt": 3})
-    within = decide(job, Observed(ledger=Ledger(entries)), NOW, replace(settings, preemption_budget=3))
+    within = decide(job, Observed(ledger=Ledger(entries)), NOW, settings.model_copy(update={"preemption_budget": 3}))
     assert within.status.attempt == 4
-    beyond = decide(job, Observed(ledger=Ledger(entries)), NOW, replace(settings, preemption_budget=2))
+    beyond = decide(job, Observed(ledger=Ledger(entries)), NOW, settings.model_copy(update={"preemption_budget": 2}))
     assert beyond.status.conditions[0].reason == "PreemptionBudgetExceeded"
 
 

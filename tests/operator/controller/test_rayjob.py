@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from limbeck import names
@@ -36,7 +35,11 @@ def test_one_ray_job_is_one_try_in_sidecar_mode(job_model: JobModel, settings: S
     assert ray_job["metadata"]["name"] == "emoji-3"
     spec = ray_job["spec"]
     assert (spec["submissionMode"], spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == ("SidecarMode", 0, True)
-    assert "--attempt 3" in spec["entrypoint"]
+    assert spec["entrypoint"] == (
+        "python -m limbeck_runtime.driver --job /etc/limbeck/job/job.json --attempt 3 "
+        # Prometheus is in another pod.
+        f"--metrics-port {settings.metrics_port} --metrics-host 0.0.0.0"
+    )
     assert "suspend" not in spec  # Kueue's
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
@@ -158,7 +161,7 @@ def test_the_token_for_the_server_has_its_audience_and_only_the_head_has_it(
     (source,) = volume["projected"]["sources"]
     assert source["serviceAccountToken"]["audience"] == names.PROGRESS_AUDIENCE
     assert all("volumes" not in worker for worker in workers)
-    silent, *_ = pod_specs(desired_rayjob(job_model(), 1, replace(settings, server_url="")))
+    silent, *_ = pod_specs(desired_rayjob(job_model(), 1, settings.model_copy(update={"server_url": ""})))
     assert "limbeck-server-token" not in {each["name"] for each in silent["volumes"]}
 
 
@@ -184,7 +187,7 @@ def test_the_config_map_holds_a_job_that_the_driver_reads_with_nothing_left_to_d
     job = job_model(
         **{"spec.cluster": {"head": {"template": template}, "student": {"replicas": 2, "template": template}}}
     )
-    made = config_map(job, resolve(job.spec), Ledger(), replace(settings, server_ca_pem="PEM"))
+    made = config_map(job, resolve(job.spec), Ledger(), settings.model_copy(update={"server_ca_pem": "PEM"}))
     read = CompressionJob.model_validate_json(made["data"]["job.json"])
     assert resolve(read.spec).entries == ()
     assert read.spec.cluster.student.replicas == 2
