@@ -115,6 +115,17 @@ def test_each_layer_of_the_smaller_model_is_a_layer_of_the_larger(load: Callable
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+def test_a_cut_transformer_learns_without_dropout_and_its_original_keeps_its_own(
+    load: Callable[[str], ModelBundle],
+) -> None:
+    original = load("bert")
+    smaller, _ = shrink(original, depth_percent=50)
+    again = rebuild(Architecture.from_json(smaller.architecture.to_json()))
+    assert {each.p for each in original.module.modules() if isinstance(each, torch.nn.Dropout)} == {0.1}
+    for module in (smaller.module, again):
+        assert {each.p for each in module.modules() if isinstance(each, torch.nn.Dropout)} == {0.0}
+
+
 def test_text_embeddings_keep_their_width_and_their_meaning(
     load: Callable[[str], ModelBundle], make_inputs: Inputs
 ) -> None:
