@@ -2,7 +2,8 @@
 
 Top-k. The student's outcomes are merged the same way into k + 1, so both sides are proper distributions, and dropping
 the tail (which would bias the student) is not needed. Everything depends on the student's k logits and on the
-log-sum-exp of the others, so the k + 1 outcomes are differentiated by autograd and the rest is one softmax pass.
+log-sum-exp of the others, so the k + 1 outcomes are differentiated by themselves (the forward KL at the stored
+temperature in closed form, the others by autograd), and the rest is one softmax pass.
 If the loss has another temperature than the stored outputs, the tail's mass at the new one cannot be known. Then KL
 is split by its chain rule: stored-or-tail is compared at the stored temperature, the choice among the k at the new one.
 Jensen-Shannon has no such rule, and is refused.
@@ -64,12 +65,19 @@ def top_k_soft_loss_(logits_RV: Tensor, teacher: TopK, mix: Mix, weight: float) 
     if stored != 1:
         logits_RV.mul_(1 / stored)
     tail_probs_RV, tail_R = softmax_and_log_normaliser(logits_RV, out_RV=logits_RV)
-    with torch.enable_grad():
-        kept_RK.requires_grad_()
-        tail_R.requires_grad_()
-        student_RK = kept_RK.masked_fill(~known_RK, LOG_ZERO * min(stored, mix.temperature))
-        value_R = _bucket_divergence(student_RK, tail_R, teacher_log_RK, teacher, mix)
-        kept_gradient_RK, tail_gradient_R = torch.autograd.grad(value_R.sum() * weight, (kept_RK, tail_R))
+    student_RK = kept_RK.masked_fill(~known_RK, LOG_ZERO * min(stored, mix.temperature))
+    if mix.divergence is Divergence.FORWARD_KL and stored == mix.temperature:
+        student_RB, teacher_RB = _buckets(student_RK, tail_R, teacher_log_RK, teacher)
+        value_R = divergence_of_log_probs(mix.divergence, student_RB, teacher_RB) * stored**2
+        gradient_RB = (student_RB.exp_() - teacher_RB.exp_()).mul_(weight * stored**2)
+        kept_gradient_RK, tail_gradient_R = gradient_RB[:, :-1] / stored, gradient_RB[:, -1]
+    else:
+        with torch.enable_grad():
+            student_RK.requires_grad_()
+            tail_R.requires_grad_()
+            value_R = _bucket_divergence(student_RK, tail_R, teacher_log_RK, teacher, mix)
+            kept_gradient_RK, tail_gradient_R = torch.autograd.grad(value_R.sum() * weight, (student_RK, tail_R))
+        kept_gradient_RK = kept_gradient_RK.masked_fill(~known_RK, 0)
     tail_probs_RV.mul_((tail_gradient_R / stored)[:, None])
     tail_probs_RV.scatter_add_(1, index_RK, kept_gradient_RK)
     return value_R.detach()
@@ -79,9 +87,7 @@ def _bucket_divergence(
     student_RK: Tensor, student_tail_R: Tensor, teacher_log_RK: Tensor, teacher: TopK, mix: Mix
 ) -> Tensor:
     """From the student's raw logits, its tail's log-sum-exp at the stored temperature and the teacher's log-probs."""
-    tail_R = teacher.tail_log_mass.to(student_RK.dtype).clamp(min=LOG_ZERO)
-    student_RB = torch.cat((student_RK / teacher.temperature, student_tail_R[:, None]), 1).log_softmax(-1)
-    teacher_RB = torch.cat((teacher_log_RK, tail_R[:, None]), 1).log_softmax(-1)
+    student_RB, teacher_RB = _buckets(student_RK, student_tail_R, teacher_log_RK, teacher)
     if teacher.temperature == mix.temperature:
         value_R = divergence_of_log_probs(mix.divergence, student_RB, teacher_RB, beta=mix.beta)
         return value_R * mix.temperature**2
@@ -92,6 +98,15 @@ def _bucket_divergence(
     first_RB = teacher_RB if mix.divergence is Divergence.FORWARD_KL else student_RB
     kept_mass_R = first_RB[:, :-1].logsumexp(-1).exp()
     return coarse_R * teacher.temperature**2 + kept_mass_R * fine_R * mix.temperature**2
+
+
+def _buckets(
+    student_RK: Tensor, student_tail_R: Tensor, teacher_log_RK: Tensor, teacher: TopK
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of both sides over the k stored outcomes and the tail, at the stored temperature."""
+    tail_R = teacher.tail_log_mass.to(student_RK.dtype).clamp(min=LOG_ZERO)
+    student_RB = torch.cat((student_RK / teacher.temperature, student_tail_R[:, None]), 1).log_softmax(-1)
+    return student_RB, torch.cat((teacher_log_RK, tail_R[:, None]), 1).log_softmax(-1)
 
 
 def _kept_or_tail(log_probs_RB: Tensor) -> Tensor:
