@@ -104,7 +104,7 @@ ROWS: Mapping[str, Row] = {
     ),
     "P8": Row(
         what="a student that trains while its teacher captures",
-        peer="the ideal overlap of capture and training, each as fast as alone",
+        peer="the ideal overlap of capture and training, each as fast as beside the other",
         targets=(
             at_least("of_ideal", "speed-up / ideal", 0.97),
             at_most("window_share", "bytes in flight / window", 1),
