@@ -2,14 +2,12 @@
 
 Built on the official client's `ApiClient` for its configuration, authentication and TLS; its models are not used, they
 change between majors. No request is tried twice in here: a caller that waits in a queue decides better.
-Left out on purpose: PUT (a patch with a resource version says the same and names what it changes), logs, exec.
+Left out on purpose: PUT (a patch with a resource version says the same and names what it changes), exec.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -17,9 +15,9 @@ from urllib.parse import quote
 
 import urllib3
 from kubernetes.client.api_client import ApiClient
-from kubernetes.client.exceptions import ApiException
 
 from limbeck.kube.errors import UnreachableError, error_from_answer, error_from_status
+from limbeck.kube.lines import LineStream, failures_named
 
 Object = dict[str, Any]
 Body = Object | list[Object]
@@ -81,6 +79,7 @@ class Transport:
         namespace: str | None = None,
         *,
         label_selector: str | None = None,
+        field_selector: str | None = None,
         limit: int | None = 500,
         continue_: str | None = None,
         resource_version: str | None = None,
@@ -88,6 +87,7 @@ class Transport:
         """One page. Without `resource_version` it is the newest state there is; "0" means any that is at hand."""
         query = {
             "labelSelector": label_selector,
+            "fieldSelector": field_selector,
             "limit": limit,
             "continue": continue_,
             "resourceVersion": resource_version,
@@ -109,11 +109,19 @@ class Transport:
         content_type: str = MERGE,
         field_manager: str | None = None,
         force: bool = False,
+        dry_run: bool = False,
     ) -> Object:
-        """`metadata.resourceVersion` in a merge or apply body makes it a compare-and-swap (ConflictError)."""
+        """`metadata.resourceVersion` in a merge or apply body makes it a compare-and-swap (ConflictError).
+
+        A dry run is judged, defaulted and answered as ever, and changes nothing.
+        """
         if content_type == APPLY and field_manager is None:
             raise ValueError(f"apply of {resource} {name!r} needs a field manager; pass field_manager")
-        query = {"fieldManager": field_manager, "force": "true" if force else None}
+        query = {
+            "fieldManager": field_manager,
+            "force": "true" if force else None,
+            "dryRun": "All" if dry_run else None,
+        }
         return self._ask("PATCH", resource.path(namespace, name, subresource), query, body, content_type)
 
     def delete(
@@ -139,6 +147,7 @@ class Transport:
         resource_version: str,
         timeout_seconds: float,
         label_selector: str | None = None,
+        field_selector: str | None = None,
         silence_seconds: float = WATCH_SILENCE_SECONDS,
     ) -> WatchStream:
         """What happens after `resource_version`, bookmarks included, until the server ends it by `timeout_seconds`.
@@ -152,14 +161,40 @@ class Transport:
             "resourceVersion": resource_version,
             "timeoutSeconds": max(1, round(timeout_seconds)),
             "labelSelector": label_selector,
+            "fieldSelector": field_selector,
         }
-        asked = f"watch {resource}"
-        with _failures_named(asked):
-            response = self._send("GET", resource.path(namespace), query, timeout=(_CONNECT_SECONDS, silence_seconds))
+        return WatchStream(self._open(resource.path(namespace), query, silence_seconds, f"watch {resource}"))
+
+    def logs(
+        self,
+        pod: str,
+        namespace: str,
+        *,
+        container: str | None = None,
+        follow: bool = False,
+        tail_lines: int | None = None,
+    ) -> LineStream:
+        """What a container of a pod has written; with `follow` until it ends, however long it says nothing."""
+        query = {
+            "container": container,
+            "follow": "true" if follow else None,
+            "tailLines": tail_lines,
+        }
+        path = Resource("", "v1", "pods").path(namespace, pod, "log")
+        return self._open(path, query, None if follow else self._timeout_seconds, f"GET {path}")
+
+    def version(self) -> str:
+        """The API server's own, such as `v1.34.4`."""
+        return str(self._ask("GET", "/version").get("gitVersion", "unknown"))
+
+    def _open(self, path: str, query: dict[str, Any], silence_seconds: float | None, asked: str) -> LineStream:
+        """An answer that is read as it comes."""
+        with failures_named(asked):
+            response = self._send("GET", path, query, timeout=(_CONNECT_SECONDS, silence_seconds))
         if response.status != 200:
-            with response, _failures_named(asked):
+            with response, failures_named(asked):
                 raise error_from_answer(response.status, response.read(), response.headers, asked=asked)
-        return WatchStream(response, asked)
+        return LineStream(response, asked)
 
     def _ask(
         self,
@@ -170,7 +205,7 @@ class Transport:
         content_type: str = "application/json",
     ) -> Object:
         asked = f"{method} {path}"
-        with _failures_named(asked):
+        with failures_named(asked):
             response = self._send(method, path, query, body, content_type, timeout=self._timeout_seconds)
             content = response.read()
             response.release_conn()
@@ -192,7 +227,7 @@ class Transport:
         body: Body | None = None,
         content_type: str | None = None,
         *,
-        timeout: float | tuple[float, float],
+        timeout: float | tuple[float, float | None],
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": "application/json"}
         if body is not None and content_type is not None:
@@ -210,58 +245,30 @@ class Transport:
 class WatchStream:
     """Events as they come. Use it in a `with`; `close` ends the iteration from any thread, and is no error."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, asked: str) -> None:
-        self._response = response
-        self._asked = asked
-        self._closed = threading.Event()
+    def __init__(self, lines: LineStream) -> None:
+        self._lines = lines
 
     def __enter__(self) -> Self:
+        self._lines.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        self._response.close()
+        self._lines.__exit__()
 
     def close(self) -> None:
-        """Wakes the reader, who then releases the connection; closing it here would wait for him."""
-        self._closed.set()
-        with contextlib.suppress(RuntimeError, ValueError, OSError):  # released already
-            self._response.shutdown()
+        """Wakes the reader, who then releases the connection."""
+        self._lines.close()
 
     def __iter__(self) -> Iterator[Object]:
-        try:
-            with _failures_named(self._asked):
-                yield from self._events()
-        except UnreachableError:
-            if not self._closed.is_set():
-                raise
-
-    def _events(self) -> Iterator[Object]:
-        pending = b""
-        for chunk in self._response.stream():
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                if self._closed.is_set():
-                    return
-                if line.strip():
-                    yield self._event(line)
+        for line in self._lines:
+            if line.strip():
+                yield self._event(line)
 
     def _event(self, line: bytes) -> Object:
         try:
             event: Object = json.loads(line)
             if event["type"] == "ERROR":
-                raise error_from_status(event["object"], asked=self._asked)
+                raise error_from_status(event["object"], asked=self._lines.asked)
         except (ValueError, TypeError, KeyError):
-            raise UnreachableError(f"not an event: {line[:100]!r}", asked=self._asked) from None
+            raise UnreachableError(f"not an event: {line[:100]!r}", asked=self._lines.asked) from None
         return event
-
-
-@contextlib.contextmanager
-def _failures_named(asked: str) -> Iterator[None]:
-    """Whatever the client's layers raise when no answer comes, as one error."""
-    try:
-        yield
-    except urllib3.exceptions.ReadTimeoutError:
-        raise UnreachableError("no word within the time allowed", asked=asked) from None
-    except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
-        raise UnreachableError(f"{type(error).__name__}: {error}", asked=asked) from error

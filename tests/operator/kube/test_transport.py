@@ -224,3 +224,69 @@ def test_a_silent_watch_is_ended_from_another_thread_without_an_error(server, wi
     assert ended.get(timeout=5) == []
     reader.join(5)
     stream.close()  # once more does no harm
+
+
+def test_fields_are_selected_in_lists_and_watches(server, serve, widgets) -> None:
+    server.lists.append(serve.page(1))
+    server.watches.append(serve.events(end="close"))
+    server.transport().list(widgets, "shop", field_selector="metadata.name=a")
+    with server.transport().watch(
+        widgets, "shop", resource_version="1", timeout_seconds=30, field_selector="metadata.name=a"
+    ) as stream:
+        assert list(stream) == []
+    assert [request.query["fieldSelector"] for request in server.requests] == ["metadata.name=a"] * 2
+
+
+def test_a_dry_run_says_that_it_is_one(server, widgets) -> None:
+    server.transport().patch(widgets, "a", {}, "shop", dry_run=True)
+    server.transport().patch(widgets, "a", {}, "shop")
+    assert [request.query.get("dryRun") for request in server.requests] == ["All", None]
+
+
+def test_a_log_comes_line_by_line_and_may_lack_its_last_end(server, serve) -> None:
+    server.lists.append(serve.raw(200, b"one\n\ntwo \xc3\xa9\nlast"))
+    with server.transport().logs("p", "shop", container="ray-head", follow=True, tail_lines=5) as stream:
+        assert list(stream) == [b"one", b"", b"two \xc3\xa9", b"last"]
+    (request,) = server.requests
+    assert request.path == "/api/v1/namespaces/shop/pods/p/log"
+    assert request.query == {"container": "ray-head", "follow": "true", "tailLines": "5"}
+
+
+def test_a_log_that_is_refused_raises_what_it_was_told(server, serve) -> None:
+    server.lists.append(serve.status(400, "BadRequest"))
+    with pytest.raises(KubeError, match="GET /api/v1/namespaces/shop/pods/p/log: 400 BadRequest: told BadRequest"):
+        server.transport().logs("p", "shop")
+
+
+def test_a_log_that_is_cut_off_says_so_after_its_lines(server, serve) -> None:
+    server.lists.append(serve.events(("said", {}), end="cut"))
+    with server.transport().logs("p", "shop", follow=True) as stream:
+        lines = iter(stream)
+        assert b"said" in next(lines)
+        with pytest.raises(UnreachableError, match=r"IncompleteRead|Connection broken"):
+            list(lines)
+
+
+def test_only_a_log_that_is_not_followed_must_come_in_time(server, serve) -> None:
+    server.lists.append(serve.events(("said", {}), end="silence"))
+    with server.transport().within(0.1).logs("p", "shop") as stream, pytest.raises(UnreachableError, match="no word"):
+        list(stream)
+    with server.transport().within(0.1).logs("p", "shop", follow=True) as stream:
+        ended: SimpleQueue[object] = SimpleQueue()
+
+        def read() -> None:
+            ended.put(len(list(stream)))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join(0.5)
+        assert reader.is_alive(), "a log may say nothing for as long as it likes"
+        stream.close()
+        assert ended.get(timeout=5) == 1
+        reader.join(5)
+
+
+def test_the_version_is_the_servers_own(server, serve) -> None:
+    server.lists.append(serve.raw(200, b'{"gitVersion": "v1.34.4"}'))
+    assert server.transport().version() == "v1.34.4"
+    assert server.requests[0].path == "/version"
