@@ -39,31 +39,68 @@ class JobFileError(Exception):
         self.problems = tuple(problems)
 
 
+@dataclass(frozen=True)
+class JobDocument:
+    """One job of a file, and where its fields stand there."""
+
+    job: CompressionJob
+    file: str
+    tree: Any
+
+    def line_of(self, field: str) -> int:
+        """The line of `field` (`spec.pipeline[0].distil`), or of the nearest parent that stands in the file."""
+        path: list[str | int] = []
+        for part in field.replace("]", "").split("."):
+            head, *indices = part.split("[")
+            path += [head, *(int(index) for index in indices)]
+        return _line(self.tree, path)
+
+
 def read_job(source: str) -> CompressionJob:
     """Read one CompressionJob from the file `source`, or from standard input when it is `-`.
 
     Raises:
         JobFileError: the file is absent, is no YAML, or does not describe a CompressionJob.
     """
+    return read_document(source).job
+
+
+def read_document(source: str) -> JobDocument:
+    """The one job of a file. Raises JobFileError."""
     text, name = _read(source)
-    tree = _parse(text, name)
+    trees = _parse(text, name)
+    if len(trees) != 1:
+        message = f"must hold one document, got {len(trees)}; keep one job a file"
+        raise JobFileError([Problem(name, 1, "", message)])
+    return _document(trees[0], name)
+
+
+def read_documents(source: str) -> list[JobDocument]:
+    """All jobs of a file, at least one. Raises JobFileError with what is wrong in any of them."""
+    text, name = _read(source)
+    trees = _parse(text, name)
+    if not trees:
+        raise JobFileError([Problem(name, 1, "", "must hold a CompressionJob, got nothing; see the README")])
+    documents: list[JobDocument] = []
+    problems: list[Problem] = []
+    for tree in trees:
+        try:
+            documents.append(_document(tree, name))
+        except JobFileError as error:
+            problems += error.problems
+    if problems:
+        raise JobFileError(problems)
+    return documents
+
+
+def _document(tree: Any, name: str) -> JobDocument:
     if not isinstance(tree, Mapping):
         raise JobFileError([Problem(name, 1, "", "must hold one CompressionJob, got no mapping; see the README")])
     try:
-        return CompressionJob.model_validate(_plain(tree))
+        return JobDocument(CompressionJob.model_validate(_plain(tree)), name, tree)
     except ValidationError as error:
         problems = [_problem(name, tree, detail) for detail in error.errors()]
         raise JobFileError(sorted(problems, key=lambda problem: problem.line)) from error
-
-
-def line_of(source: str, field: str) -> int:
-    """The line of `field` (`spec.pipeline[0].distil`) in the file, or of the nearest parent that stands there."""
-    text, name = _read(source)
-    path: list[str | int] = []
-    for part in field.replace("]", "").split("."):
-        head, *indices = part.split("[")
-        path += [head, *(int(index) for index in indices)]
-    return _line(_parse(text, name), path)
 
 
 def resolve_paths(job: CompressionJob, base: Path) -> CompressionJob:
@@ -96,17 +133,13 @@ def _read(source: str) -> tuple[str, str]:
         raise JobFileError([Problem(source, 1, "", "must be UTF-8 text; save it as UTF-8")]) from error
 
 
-def _parse(text: str, name: str) -> Any:
+def _parse(text: str, name: str) -> list[Any]:
     yaml = YAML(typ="rt")
     try:
-        documents = [document for document in yaml.load_all(text) if document is not None]
+        return [document for document in yaml.load_all(text) if document is not None]
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise JobFileError([Problem(name, line, "", f"is no YAML: {error.problem}; mend it")]) from error
-    if len(documents) != 1:
-        message = f"must hold one document, got {len(documents)}; keep one job a file"
-        raise JobFileError([Problem(name, 1, "", message)])
-    return documents[0]
 
 
 def _plain(node: Any) -> Any:

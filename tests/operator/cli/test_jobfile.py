@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.cli.jobfile import JobFileError, line_of, read_job, resolve_paths
+from limbeck.cli.jobfile import JobFileError, read_document, read_documents, read_job, resolve_paths
 
 GOOD = """\
 metadata: {name: emoji}
@@ -81,6 +81,28 @@ def test_relative_paths_start_at_the_job_file(write, tmp_path: Path) -> None:  #
 
 
 def test_the_line_of_an_absent_field_is_its_parents(write) -> None:  # type: ignore[no-untyped-def]
-    path = write(GOOD)
-    assert line_of(path, "spec.pipeline[0].distil.mode") == 12
-    assert line_of(path, "spec.evaluation.explain") == 2
+    document = read_document(write(GOOD))
+    assert document.line_of("spec.pipeline[0].distil.mode") == 12
+    assert document.line_of("spec.evaluation.explain") == 2
+
+
+def test_lines_of_a_later_job_count_from_the_start_of_the_file(write) -> None:  # type: ignore[no-untyped-def]
+    documents = read_documents(write(f"---\n{GOOD}---\n{GOOD.replace('emoji', 'other')}"))
+    assert [document.job.metadata.name for document in documents] == ["emoji", "other"]
+    length = len(GOOD.splitlines()) + 1
+    assert [document.line_of("spec.output.uri") for document in documents] == [length, 2 * length]
+
+
+def test_what_is_wrong_in_any_job_of_a_file_is_said(write) -> None:  # type: ignore[no-untyped-def]
+    path = write(f"{GOOD.replace('epochs: 3', 'epochs: x')}---\n{GOOD.replace('uri: out', 'url: out')}")
+    with pytest.raises(JobFileError) as caught:
+        read_documents(path)
+    length = len(GOOD.splitlines())
+    found = [(problem.line, problem.field) for problem in caught.value.problems]
+    assert found[0] == (length - 1, "spec.pipeline[0].distil.epochs")
+    assert (2 * length + 1, "spec.output.url") in found
+
+
+def test_a_file_without_any_job_is_an_error(write) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(JobFileError, match="must hold a CompressionJob, got nothing"):
+        read_documents(write("---\n---\n"))
