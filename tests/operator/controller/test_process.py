@@ -19,7 +19,7 @@ import urllib3
 
 from limbeck.api.crd import custom_resource_definition
 from limbeck.controller.names import JOBS
-from limbeck.kube.errors import AlreadyExistsError
+from limbeck.kube.errors import AlreadyExistsError, NotFoundError
 from limbeck.kube.transport import Resource, Transport
 
 pytestmark = pytest.mark.controlplane
@@ -52,11 +52,20 @@ class Replica:
 
 
 @pytest.fixture
-def transport(control_plane) -> Transport:
+def transport(control_plane, eventually) -> Transport:
     transport = Transport(control_plane.client())
     with contextlib.suppress(AlreadyExistsError):
         transport.create(CRDS, custom_resource_definition())
+    eventually(lambda: is_served(transport))
     return transport
+
+
+def is_served(transport: Transport) -> bool:
+    try:
+        transport.list(JOBS)
+    except NotFoundError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -121,7 +130,7 @@ def test_a_job_that_only_the_models_refuse_is_failed_and_told(
     transport, namespace, start, build_job, eventually
 ) -> None:
     start()
-    transport.create(JOBS, build_job(**{"spec.target": None, "spec.pipeline": [], "spec.teacher": None}), namespace)
+    transport.create(JOBS, build_job(**{"spec.evaluation.explain": True}), namespace)
     eventually(lambda: reason_of(transport, namespace, "Failed") == "InvalidSpec")
     eventually(lambda: [each["reason"] for each in transport.list(EVENTS, namespace)["items"]] == ["InvalidSpec"])
 
