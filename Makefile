@@ -8,7 +8,7 @@ EXAMPLE := examples/01-image-text
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-fast e2e bench golden quickstart requirements clean
+.PHONY: help setup lint format test test-fast e2e bench golden quickstart requirements images clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -53,12 +53,18 @@ quickstart: setup ## Prepare real data, train a teacher, compress it, show the r
 	$(BIN)/limbeck local $(EXAMPLE)/teacher.yaml
 	$(BIN)/limbeck local $(EXAMPLE)/job.yaml
 
+PIN := uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+	--custom-compile-command "make requirements" --quiet
+
 requirements: ## Pin the requirements anew (needs uv)
-	uv pip compile pyproject.toml --extra operator --extra runtime --extra tensorboard --extra examples \
-	  --group lint --group test --group bench --group build --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --custom-compile-command "make requirements" --quiet -o $(REQUIREMENTS)
-	uv pip compile --group installer --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --custom-compile-command "make requirements" --quiet -o requirements/installer.txt
+	$(PIN) pyproject.toml --extra operator --extra runtime --extra tensorboard --extra examples \
+	  --group lint --group test --group bench --group build -o $(REQUIREMENTS)
+	$(PIN) --group installer --group build -c $(REQUIREMENTS) -o requirements/installer.txt
+	$(PIN) pyproject.toml --extra operator -c $(REQUIREMENTS) -o requirements/operator.txt
+	$(PIN) pyproject.toml --extra runtime --extra tensorboard -c $(REQUIREMENTS) -o requirements/runtime.txt
+
+images: setup ## Build the operator's and the runtime's image (root, buildah, debootstrap)
+	$(BIN)/python tests/cluster/images.py
 
 clean: ## Remove what make made, but for the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

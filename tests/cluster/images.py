@@ -1,0 +1,339 @@
+"""Builds the Dockerfile's images without a registry or a daemon; `python tests/cluster/images.py` builds both.
+
+Debian's buildah does it, on a base image made of Debian's packages. All lies in the cache ($LIMBECK_CACHE, else
+~/.cache/limbeck): buildah's layers, and an OCI layout from which `Image.load` gives containerd what it lacks, so that a
+change of our code moves the last small layer only. How this machine reaches package indices is mounted into a build and
+never part of an image. Left out on purpose: other architectures, signatures, and throwing a base image away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import packageindex
+from gotools import CannotBuildError
+
+Target = Literal["operator", "runtime"]
+TARGETS: tuple[Target, ...] = ("operator", "runtime")
+ROOT = Path(__file__).parents[2]
+SUITE = "bookworm"
+BASE_PACKAGES = (
+    "ca-certificates",
+    "libstdc++6",
+    "procps",
+    "python3-distutils",
+    "python3.11",
+    "python3.11-venv",
+    "wget",
+)
+# What of the checkout a build sees; all of it goes into the image's key.
+INPUTS = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "requirements/installer.txt")
+SOURCES = ("operator/limbeck", "runtime/limbeck_runtime")
+_NO_DOCUMENTATION = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "var/cache/apt/archives",
+    "var/lib/apt/lists",
+)
+
+
+def image_name(target: Target) -> str:
+    """What manifests call it."""
+    return f"localhost/limbeck-{target}:dev"
+
+
+def image_cache() -> Path:
+    return Path(os.environ.get("LIMBECK_CACHE", Path.home() / ".cache" / "limbeck")) / "images"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image in an OCI layout, which it shares with others."""
+
+    name: str
+    digest: str
+    layout: Path
+
+    def manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads(self.blob(self.digest).read_text())
+        return manifest
+
+    def config(self) -> dict[str, Any]:
+        """User, entry point, environment, labels: `config` of its configuration."""
+        config: dict[str, Any] = json.loads(self.blob(self.manifest()["config"]["digest"]).read_text())["config"]
+        return config
+
+    def blobs(self) -> list[str]:
+        """Digests of all that it consists of: the manifest, the configuration, the layers from the lowest."""
+        manifest = self.manifest()
+        return [self.digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
+
+    def blob(self, digest: str) -> Path:
+        return self.layout / "blobs" / digest.replace(":", "/")
+
+    def size_bytes(self) -> int:
+        return sum(self.blob(digest).stat().st_size for digest in self.blobs())
+
+    def load(self, ctr: Sequence[str]) -> int:
+        """Import into the containerd that `ctr` (with its address and namespace) speaks to; returns the bytes sent.
+
+        Layers that are there already are not sent again; containerd does not unpack them again either.
+        """
+        there = set(_output([*ctr, "content", "ls", "-q"]).split())
+        importing = subprocess.Popen(
+            [*ctr, "images", "import", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert importing.stdin is not None
+        assert importing.stdout is not None
+        try:
+            with importing.stdin as pipe:
+                sent = self.write_archive(pipe, without=there)
+        except BrokenPipeError:
+            sent = 0
+        said = importing.stdout.read().decode(errors="replace")
+        if importing.wait() != 0:
+            raise RuntimeError(f"{' '.join(ctr)} images import of {self.name} failed: {said.strip()}")
+        return sent
+
+    def write_archive(self, file: IO[bytes], without: frozenset[str] | set[str] = frozenset()) -> int:
+        """As an OCI archive; blobs in `without` are named in it but not in it. Returns the bytes of blobs written."""
+        reference = {
+            "mediaType": self.manifest().get("mediaType", "application/vnd.oci.image.manifest.v1+json"),
+            "digest": self.digest,
+            "size": self.blob(self.digest).stat().st_size,
+            "annotations": {"io.containerd.image.name": self.name},
+        }
+        written = 0
+        with tarfile.open(fileobj=file, mode="w|") as archive:
+            _add(archive, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}))
+            _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [reference]}))
+            # The manifest and the configuration are small and always wanted.
+            for number, digest in enumerate(dict.fromkeys(self.blobs())):
+                if number < 2 or digest not in without:
+                    archive.add(self.blob(digest), arcname=f"blobs/{digest.replace(':', '/')}")
+                    written += self.blob(digest).stat().st_size
+        return written
+
+
+def base_image() -> str:
+    """Name of the image that ours stand on: a small Debian with its own Python, made once."""
+    key = hashlib.sha256("\n".join((SUITE, *BASE_PACKAGES, *_NO_DOCUMENTATION)).encode()).hexdigest()[:12]
+    name = f"localhost/limbeck-base:{SUITE}-{key}"
+    with _locked("base"):
+        if _exists(name):
+            return name
+        _require("debootstrap")
+        rootfs = image_cache() / f"base-{key}"
+        shutil.rmtree(rootfs, ignore_errors=True)
+        include = f"--include={','.join(BASE_PACKAGES)}"
+        _run(["debootstrap", "--variant=minbase", include, SUITE, str(rootfs)], "debootstrap")
+        for folder in _NO_DOCUMENTATION:
+            for entry in (rootfs / folder).iterdir():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        for name_of_host in ("etc/resolv.conf", "etc/hostname"):
+            (rootfs / name_of_host).write_text("")
+        container = _output(_buildah("from", "scratch")).strip()
+        try:
+            _run(_buildah("add", "--quiet", container, str(rootfs), "/"), "buildah-base")
+            _run(_buildah("commit", "--quiet", container, name), "buildah-base")
+        finally:
+            _output(_buildah("rm", container))
+        shutil.rmtree(rootfs)
+    return name
+
+
+def build(target: Target) -> Image:
+    """The image of the checkout as it is now; seconds if only our code changed, less if nothing did."""
+    name, layout = image_name(target), image_cache() / "layout"
+    base = base_image()
+    with _locked(target):
+        key = build_key(target, base)
+        stamp = image_cache() / f"{target}.json"
+        image = _stamped(stamp, key, name, layout)
+        if image is None:
+            build_image(target, base, name)
+            with _locked("layout"):
+                image = Image(name, _export(name, layout), layout)
+            unfinished = stamp.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps({"key": key, "digest": image.digest}))
+            unfinished.rename(stamp)
+            with _locked("layout"):
+                _forget_old_blobs(layout)
+    return image
+
+
+def build_key(target: Target, base: str, root: Path = ROOT) -> str:
+    """Hash of all that goes into the image."""
+    found = hashlib.sha256(f"{target} {base}\n".encode())
+    for path in inputs(target, root):
+        content = (root / path).read_bytes()
+        found.update(f"{path} {len(content)}\n".encode() + content)
+    return found.hexdigest()
+
+
+def inputs(target: Target, root: Path = ROOT) -> list[str]:
+    """Files that the image is made of, relative to `root`, sorted."""
+    files = [*INPUTS, f"requirements/{target}.txt"]
+    for source in SOURCES:
+        files += [
+            str(path.relative_to(root))
+            for path in (root / source).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        ]
+    return sorted(files)
+
+
+def build_image(target: Target, base: str, name: str) -> None:
+    """Run the Dockerfile; layers whose inputs are the same come from buildah's cache."""
+    scratch = image_cache() / "settings"
+    with _locked("settings"):
+        mounts = packageindex.mounts(os.environ, scratch)
+        volumes = [f"--volume={host}:{inside}:ro" for host, inside in mounts.items()]
+    packages = _output(["uv", "cache", "dir"]).strip() if shutil.which("uv") else ""
+    if packages:
+        Path(packages).mkdir(parents=True, exist_ok=True)
+        volumes.append(f"--volume={packages}:/root/.cache/uv")
+    arguments = [f"--target={target}", f"--tag={name}", f"--build-arg=BASE_IMAGE={base}", "--pull-never"]
+    _run(_buildah("build", "--isolation=chroot", "--layers", *volumes, *arguments, str(ROOT)), f"buildah-{target}")
+
+
+@contextmanager
+def mounted(name: str) -> Iterator[Path]:
+    """The root file system of an image; what is written there is thrown away."""
+    container = _output(_buildah("from", "--pull-never", name)).strip()
+    try:
+        yield Path(_output(_buildah("mount", container)).strip())
+    finally:
+        _output(_buildah("rm", container))
+
+
+def _export(name: str, layout: Path) -> str:
+    """Put the image into the layout; layers that it holds are not written again, as they are not compressed.
+
+    skopeo does it: buildah compresses what it writes to a layout, and then finds nothing there again.
+    """
+    _require("skopeo")
+    cache, reference = image_cache(), name.rpartition("/")[2].replace(":", "-")
+    driver = _storage(cache)[-1].rpartition("=")[2]
+    source = f"containers-storage:[{driver}@{cache / 'storage'}+{cache / 'run'}]{name}"
+    digest = cache / f"{reference}.digest"
+    options = ["--dest-oci-accept-uncompressed-layers", "--quiet", f"--digestfile={digest}"]
+    _run(["skopeo", "copy", *options, source, f"oci:{layout}:{reference}"], "skopeo")
+    return digest.read_text().strip()
+
+
+def _stamped(stamp: Path, key: str, name: str, layout: Path) -> Image | None:
+    """The image that was built from the same inputs, if it is still whole."""
+    if not stamp.exists():
+        return None
+    before = json.loads(stamp.read_text())
+    image = Image(name, before["digest"], layout)
+    whole = (
+        before["key"] == key
+        and image.blob(image.digest).exists()
+        and all(map(Path.exists, map(image.blob, image.blobs())))
+    )
+    return image if whole else None
+
+
+def _forget_old_blobs(layout: Path) -> None:
+    """Those of images that a newer one of the same name has replaced."""
+    wanted: set[str] = set()
+    for reference in json.loads((layout / "index.json").read_text())["manifests"]:
+        wanted.update(Image("", reference["digest"], layout).blobs())
+    for blob in (layout / "blobs" / "sha256").iterdir():
+        if f"sha256:{blob.name}" not in wanted:
+            blob.unlink()
+
+
+def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(text.encode())
+    archive.addfile(entry, io.BytesIO(text.encode()))
+
+
+def _exists(name: str) -> bool:
+    return subprocess.run(_buildah("inspect", "--type=image", name), capture_output=True, check=False).returncode == 0
+
+
+def _buildah(*arguments: str) -> list[str]:
+    """With a storage of its own, so that no other user of buildah meets our images."""
+    return [*_storage(image_cache()), *arguments]
+
+
+@functools.cache
+def _storage(cache: Path) -> tuple[str, ...]:
+    """Overlays where the kernel has them for this file system, else whole copies of each layer."""
+    _require("buildah")
+    command = ("buildah", f"--root={cache / 'storage'}", f"--runroot={cache / 'run'}")
+    overlay = (*command, "--storage-driver=overlay")
+    if subprocess.run([*overlay, "info"], capture_output=True, check=False).returncode == 0:
+        return overlay
+    print("no overlay file system here: each layer is a whole copy, which takes much more disk", file=sys.stderr)
+    return (*command, "--storage-driver=vfs")
+
+
+def _require(program: str) -> None:
+    if shutil.which(program) is None:
+        raise CannotBuildError(f"needs {program} to build images: apt-get install buildah debootstrap skopeo")
+    if os.geteuid() != 0:
+        raise CannotBuildError("needs root to build images without a daemon")
+
+
+def _output(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _run(command: Sequence[str], log_name: str) -> None:
+    """A long command: what it says goes to a file in the cache."""
+    log = image_cache() / "log" / f"{log_name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    temporary = image_cache() / "tmp"
+    temporary.mkdir(exist_ok=True)
+    with log.open("w") as file:
+        done = subprocess.run(
+            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=os.environ | {"TMPDIR": str(temporary)}
+        )
+    if done.returncode != 0:
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise RuntimeError(f"{command[0]} failed ({done.returncode}); its last lines, all of them in {log}:\n{last}")
+
+
+@contextmanager
+def _locked(what: str) -> Iterator[None]:
+    """One process at a time."""
+    image_cache().mkdir(parents=True, exist_ok=True)
+    with (image_cache() / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    for target in TARGETS:
+        began = time.monotonic()
+        image = build(target)
+        size = image.size_bytes() / 2**20
+        print(f"{image.name} {image.digest} {size:.0f} MiB, {time.monotonic() - began:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

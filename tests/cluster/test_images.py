@@ -1,0 +1,272 @@
+"""The images: what they are keyed by, what an archive of one holds, and, built for real, what is in them."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from images import Image, Target
+
+ROOT = Path(__file__).parents[2]
+BUILD_SECONDS = 2400
+# In a mount namespace of its own: the image read-only but for /tmp, as uid 1000, with the image's environment only.
+INSIDE = """
+set -e
+root=$1; shift
+mount --bind "$root" "$root"
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount -t tmpfs tmpfs "$root/tmp"
+mount -o remount,bind,ro "$root"
+exec chroot --userspec=1000:1000 "$root" env -i "$@"
+"""
+
+cluster = [pytest.mark.cluster, pytest.mark.timeout(BUILD_SECONDS)]
+Inside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What a build sees, as a copy that a test may change."""
+    from images import inputs
+
+    for target in ("operator", "runtime"):
+        for path in inputs(target):
+            (tmp_path / "checkout" / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, tmp_path / "checkout" / path)
+    return tmp_path / "checkout"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    """A made-up one of two layers."""
+    from images import Image
+
+    def put(content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        folder = tmp_path / "layout" / "blobs" / "sha256"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / digest).write_bytes(content)
+        return f"sha256:{digest}"
+
+    layers = [{"digest": put(b"heavy" * 100)}, {"digest": put(b"light")}]
+    manifest = put(json.dumps({"config": {"digest": put(b"{}")}, "layers": layers}).encode())
+    return Image("localhost/made-up:dev", manifest, tmp_path / "layout")
+
+
+@pytest.mark.parametrize(
+    "path", ["Dockerfile", "requirements/operator.txt", "pyproject.toml", "operator/limbeck/names.py"]
+)
+def test_the_key_changes_with_each_thing_that_goes_in(checkout: Path, path: str) -> None:
+    from images import build_key
+
+    before = build_key("operator", "base", checkout)
+    (checkout / path).write_text((checkout / path).read_text() + "\n")
+    assert build_key("operator", "base", checkout) != before
+
+
+def test_the_key_changes_with_a_new_file_and_with_the_base(checkout: Path) -> None:
+    from images import build_key
+
+    before = build_key("operator", "base", checkout)
+    assert build_key("operator", "another base", checkout) != before
+    (checkout / "operator" / "limbeck" / "new.py").touch()
+    assert build_key("operator", "base", checkout) != before
+
+
+def test_the_key_heeds_neither_byte_code_nor_the_other_images_requirements(checkout: Path) -> None:
+    from images import build_key
+
+    before = build_key("operator", "base", checkout)
+    (checkout / "operator" / "limbeck" / "__pycache__").mkdir()
+    (checkout / "operator" / "limbeck" / "__pycache__" / "names.cpython-311.pyc").touch()
+    (checkout / "requirements" / "runtime.txt").write_text("changed")
+    assert build_key("operator", "base", checkout) == before
+
+
+@pytest.mark.parametrize("target", ["operator", "runtime"])
+def test_the_key_knows_all_that_the_dockerfile_copies_and_no_more_is_sent_to_it(target: Target) -> None:
+    from images import TARGETS, inputs
+
+    copied = [
+        source.rstrip("/")
+        for line in re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    others = [f"requirements/{other}.txt" for other in TARGETS if other != target]
+    keyed = inputs(target)
+    unkeyed = [source for source in copied if not any(f"{path}/".startswith(f"{source}/") for path in keyed)]
+    assert unkeyed == others
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    missing = [path for path in keyed if not any(fnmatch.fnmatch(path, pattern + "*") for pattern in sent)]
+    assert sorted(missing) == [".dockerignore", "Dockerfile"]
+
+
+@pytest.mark.parametrize(("target", "unwanted"), [("operator", ["torch", "ray", "numpy", "uv"]), ("runtime", ["uv"])])
+def test_requirements_are_those_of_all_and_hold_nothing_unwanted(target: str, unwanted: list[str]) -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^(\S+==\S+)", (ROOT / "requirements" / f"{name}.txt").read_text(), re.MULTILINE))
+
+    assert pins(target)
+    assert pins(target) <= pins("all")
+    assert not {pin.partition("==")[0] for pin in pins(target)} & set(unwanted)
+
+
+def test_an_archive_holds_all_but_the_layers_that_are_there_already(image: Image) -> None:
+    manifest, config, heavy, light = image.blobs()
+    whole, rest = io.BytesIO(), io.BytesIO()
+    image.write_archive(whole)
+    sent = image.write_archive(rest, without={manifest, config, heavy})
+    assert [_digests(whole), _digests(rest)] == [[manifest, config, heavy, light], [manifest, config, light]]
+    assert sent == sum(image.blob(digest).stat().st_size for digest in (manifest, config, light))
+
+
+def test_an_archive_says_by_which_name_to_find_the_image(image: Image) -> None:
+    file = io.BytesIO()
+    image.write_archive(file)
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        member = archive.extractfile("index.json")
+        assert member is not None
+        (reference,) = json.load(member)["manifests"]
+    assert reference["digest"] == image.digest
+    assert reference["annotations"] == {"io.containerd.image.name": "localhost/made-up:dev"}
+
+
+def _digests(file: io.BytesIO) -> list[str]:
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        return [name.removeprefix("blobs/").replace("/", ":") for name in archive.getnames() if name[:5] == "blobs"]
+
+
+def _built(target: Target) -> Iterator[tuple[Image, Inside]]:
+    """The image, and a function that runs a command in it; skipped where no image can be built."""
+    from gotools import CannotBuildError
+    from images import build, mounted
+
+    try:
+        image = build(target)
+    except CannotBuildError as error:
+        pytest.skip(str(error))
+    with mounted(image.name) as root:
+
+        def inside(*command: str) -> subprocess.CompletedProcess[str]:
+            environment = image.config()["Env"]
+            arguments = ["unshare", "--mount", "sh", "-c", INSIDE, "sh", str(root), *environment, *command]
+            return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
+
+        yield image, inside
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[tuple[Image, Inside]]:
+    yield from _built("operator")
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[tuple[Image, Inside]]:
+    yield from _built("runtime")
+
+
+class TestOperatorImage:
+    pytestmark = cluster
+
+    @pytest.mark.parametrize("module", ["limbeck.controller.__main__", "limbeck.server.__main__", "limbeck.cli.main"])
+    def test_each_of_its_processes_imports_with_a_read_only_root(
+        self, operator: tuple[Image, Inside], module: str
+    ) -> None:
+        _, inside = operator
+        done = inside("python", "-W", "error", "-c", f"import {module}, os; print(os.getuid())")
+        assert (done.stdout, done.stderr) == ("1000\n", "")
+
+    @pytest.mark.parametrize("module", ["torch", "ray", "limbeck_runtime", "pip", "uv"])
+    def test_it_does_not_hold(self, operator: tuple[Image, Inside], module: str) -> None:
+        _, inside = operator
+        assert f"No module named '{module}'" in inside("python", "-c", f"import {module}").stderr
+
+    def test_the_command_line_prints_the_crd_of_this_checkout(
+        self, operator: tuple[Image, Inside], golden: Callable[[str, str], None]
+    ) -> None:
+        _, inside = operator
+        golden("crd.yaml", inside("limbeck", "crd").stdout)
+
+    def test_it_says_what_it_is_and_runs_the_operator_as_nobody_special(self, operator: tuple[Image, Inside]) -> None:
+        image, _ = operator
+        config = image.config()
+        assert config["User"] == "1000:1000"
+        assert [*config["Entrypoint"], *config["Cmd"]] == ["/opt/venv/bin/python", "-m", "limbeck.controller"]
+        labels = {name.rpartition(".")[2]: text for name, text in config["Labels"].items()}
+        assert labels["title"] == "limbeck-operator"
+        assert labels["licenses"] == "Apache-2.0"
+        version = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        assert [labels["version"]] == version
+
+
+class TestRuntimeImage:
+    pytestmark = cluster
+
+    def test_the_runtime_imports(self, runtime: tuple[Image, Inside]) -> None:
+        _, inside = runtime
+        done = inside("python", "-c", "import ray, torch, limbeck_runtime.driver, tensorboard; print(ray.__version__)")
+        assert done.returncode == 0, done.stderr
+        assert f"ray=={done.stdout.strip()}" in (ROOT / "pyproject.toml").read_text().replace("[default,train]", "")
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "ray --version",
+            "wget --version",
+            "bash -c true",
+            "python -m limbeck_runtime.driver --help",
+            "limbeck --help",
+        ],
+    )
+    def test_what_kuberay_and_the_operator_call_is_there(self, runtime: tuple[Image, Inside], command: str) -> None:
+        _, inside = runtime
+        done = inside(*command.split())
+        assert done.returncode == 0, done.stderr
+
+    def test_its_user_has_a_name_and_a_home(self, runtime: tuple[Image, Inside]) -> None:
+        image, inside = runtime
+        assert image.config()["User"] == "1000:1000"
+        program = "import getpass, os, pathlib; print(getpass.getuser(), os.stat(pathlib.Path.home()).st_uid)"
+        assert inside("python", "-c", program).stdout == "ray 1000\n"
+
+
+@pytest.mark.parametrize("target", ["operator", "runtime"])
+class TestBothImages:
+    pytestmark = cluster
+
+    def test_a_second_build_finds_the_first(self, request: pytest.FixtureRequest, target: Target) -> None:
+        from images import build
+
+        image, _ = request.getfixturevalue(target)
+        assert build(target) == image
+
+    def test_all_of_our_byte_code_is_there(self, request: pytest.FixtureRequest, target: Target) -> None:
+        _, inside = request.getfixturevalue(target)
+        program = (
+            "import limbeck, pathlib, importlib.util as u; there = pathlib.Path(limbeck.__file__).parents[1];"
+            "print([str(f) for f in there.rglob('*.py') if 'limbeck' in f.parts[5]"
+            " and not pathlib.Path(u.cache_from_source(f)).exists()])"
+        )
+        assert inside("python", "-c", program).stdout == "[]\n"
+
+    def test_nothing_of_this_machine_is_in_it(self, request: pytest.FixtureRequest, target: Target) -> None:
+        image, inside = request.getfixturevalue(target)
+        assert inside("sh", "-c", "cat /etc/pip.conf /etc/uv/uv.toml 2>/dev/null").stdout == ""
+        assert not [
+            name for name in image.config()["Env"] if "CERT" in name or "INDEX" in name or "PROXY" in name.upper()
+        ]
