@@ -94,6 +94,7 @@ def open_context(
     Raises:
         ValueError: a URI cannot be opened. StorageError: the store cannot be written.
     """
+    metrics_host: str = names.LOOPBACK,
     import torch
 
     from limbeck_runtime.teacher.ray_workers import WarmActors
@@ -113,7 +114,7 @@ def open_context(
         stack.callback(progress.close)
         metrics = Metrics(job.metadata.name, _version())
         if metrics_port is not None:
-            server = MetricsServer(metrics, metrics_port)
+            server = MetricsServer(metrics, metrics_port, metrics_host)
             stack.callback(server.close)
             events.emit("metrics_serving", url=server.url)
         yield Context(

@@ -32,6 +32,7 @@ from limbeck_runtime.errors import InterruptedRunError, InvalidSpecError, RunErr
 from limbeck_runtime.fence import FencedError
 from limbeck_runtime.storage_backend import StorageError
 from limbeck_runtime.telemetry.events import EventLog
+from limbeck_runtime.names import LOOPBACK
 
 if TYPE_CHECKING:
     from limbeck.api.report import Report
@@ -73,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics; 0 takes a free port")
     parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
     return parser
+    parser.add_argument(
+        "--metrics-host",
+        default=LOOPBACK,
+        help="address at which they are served, %(default)s unless told; 0.0.0.0 lets other machines scrape them",
+    )
 
 
 def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
@@ -85,7 +91,12 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
         from limbeck_runtime.telemetry.poster import post_progress
 
         opened = open_context(
-            job, stop=stop, stream=sys.stdout, attempt=options.attempt, metrics_port=options.metrics_port
+            job,
+            stop=stop,
+            stream=sys.stdout,
+            attempt=options.attempt,
+            metrics_port=options.metrics_port,
+            metrics_host=options.metrics_host,
         )
         with (
             opened as context,

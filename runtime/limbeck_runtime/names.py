@@ -35,6 +35,9 @@ METRIC_BAD_SAMPLES: Final = "limbeck_bad_samples_total"
 # Main metric of a step's result over the teacher's.
 METRIC_RECOVERY: Final = "limbeck_recovery_ratio"
 
+# Where metrics are served unless told otherwise: only this machine can reach it.
+LOOPBACK: Final = "127.0.0.1"
+
 # Labels. Values come from the job file or from an enumeration, never from the data.
 LABEL_JOB: Final = "job_name"  # `job` would clash with the label that Prometheus sets on scraping
 LABEL_VERSION: Final = "version"

@@ -217,14 +217,14 @@ class Metrics(Collector):
 class MetricsServer:
     """The HTTP endpoint of one `Metrics`, on a thread of its own until `close`."""
 
-    def __init__(self, metrics: Metrics, port: int, address: str = "127.0.0.1") -> None:
-        """Listen on `port`, 0 for a free one. Raises ValueError when it cannot."""
+    def __init__(self, metrics: Metrics, port: int, address: str = names.LOOPBACK) -> None:
+        """Listen on `port` of `address`, 0 for a free one. Raises ValueError when it cannot."""
         try:
             self._server, self._thread = start_http_server(port, address, registry=metrics.registry)
         except OSError as error:
             raise ValueError(
                 f"`--metrics-port` must be a port that is free on {address}, got {port} ({error.strerror}); "
-                "take another, or 0 for any free one"
+                "take another, or 0 for any free one, and see that `--metrics-host` is an address of this machine"
             ) from error
         self.port: int = self._server.server_port
         self.url = f"http://{address}:{self.port}/metrics"

@@ -133,6 +133,22 @@ def test_the_largest_job_that_the_api_allows_still_fits_a_small_scrape(metrics: 
     assert len(generate_latest(metrics.registry)) <= MAX_SCRAPE_BYTES
 
 
+@pytest.mark.parametrize(("host", "reached"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_only_who_is_let_in_reaches_the_endpoint(metrics: Metrics, host: str, reached: bool) -> None:
+    server = MetricsServer(metrics, 0, host)
+    try:
+        # Another address of this machine than the loopback's own.
+        with socket.socket() as client:
+            assert (client.connect_ex(("127.0.0.2", server.port)) == 0) is reached
+    finally:
+        server.close()
+
+
+def test_an_address_of_another_machine_is_refused_with_the_options_name(metrics: Metrics) -> None:
+    with pytest.raises(ValueError, match="`--metrics-host` is an address of this machine"):
+        MetricsServer(metrics, 0, "192.0.2.1")
+
+
 def test_a_port_that_is_taken_is_refused_with_the_options_name(metrics: Metrics) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
