@@ -136,14 +136,15 @@ def _finished(standing: Standing, event: progress.RunFinished) -> Standing:
 
 def _result(result: Result | None) -> Result | None:
     """The result as a status can hold it: JSON knows no number that is not finite."""
-    if result is None or not math.isfinite(result.size_ratio):
+    if result is None:
         return None
     pairs = [
         pair.model_copy(update={"teacher": _finite(pair.teacher)})
         for pair in result.metrics
         if math.isfinite(pair.student)
     ]
-    return result.model_copy(update={"recovery_percent": _finite(result.recovery_percent), "metrics": pairs})
+    ratios = {"size_ratio": _finite(result.size_ratio), "recovery_percent": _finite(result.recovery_percent)}
+    return result.model_copy(update=ratios | {"metrics": pairs})
 
 
 def _with(standing: Standing, **fields: Any) -> Standing:

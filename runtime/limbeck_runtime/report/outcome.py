@@ -9,11 +9,8 @@ from limbeck.api.status import MetricPair, Result
 MAX_METRICS = 64
 
 
-def result_of(report: Report, report_uri: str, model_uri: str) -> Result | None:
-    """What came out. None without a size ratio, which takes a teacher's artefact to compare with."""
-    size_ratio = report.size_ratio(report.final)
-    if size_ratio is None:
-        return None
+def result_of(report: Report, report_uri: str, model_uri: str) -> Result:
+    """What came out. Without a teacher to compare with there is neither a size ratio nor a recovery."""
     main = report.final.metrics[report.main_metric]
     # The main metric first, whatever has to be left out.
     names = sorted(report.final.metrics, key=lambda name: name != report.main_metric)
@@ -23,7 +20,7 @@ def result_of(report: Report, report_uri: str, model_uri: str) -> Result | None:
         if (value := report.final.metric(name)) is not None
     ]
     return Result(
-        size_ratio=size_ratio,
+        size_ratio=report.size_ratio(report.final),
         recovery_percent=main.recovery_percent,
         metrics=pairs[:MAX_METRICS],
         report_uri=report_uri,

@@ -75,6 +75,16 @@ def test_a_complete_run_is_at_a_hundred_percent_and_has_its_result() -> None:
     assert found.result.metrics[0].student == 0.5
 
 
+def test_the_result_of_a_job_without_a_teacher_has_no_ratio() -> None:
+    result = {"metrics": [{"name": "accuracy", "student": 0.9}], "report_uri": "s3://results/report.html"}
+    status = standing(STARTED, COMPLETE | {"result": result}).to_status()
+    assert status["result"] == {
+        "metrics": [{"name": "accuracy", "student": 0.9}],
+        "reportUri": "s3://results/report.html",
+        "modelUri": "",
+    }
+
+
 def test_a_failed_run_leaves_its_running_step_failed() -> None:
     found = standing(STARTED, DISTIL, TRAIN, {"event": "run_finished", "state": "Failed", "message": "disk full"})
     assert states(found) == {"distil": "Failed", "int8": "Pending"}
