@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from limbeck import names
+from limbeck.api.fields import rule
 from limbeck.api.v1alpha1.job import CompressionJob
 
 # Bounds that keep the cost of CEL rules estimable: every list and string has a largest size.
 _LONGEST_TEXT = 1024
+# What pydantic calls a bound behind a validator of ours, which it cannot see through.
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _SPEC_MUTABLE = ("suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 
 
@@ -58,33 +61,38 @@ def custom_resource_definition() -> dict[str, Any]:
     }
 
 
-def _name_rule() -> dict[str, str]:
-    return {
-        "rule": f"size(self.metadata.name) <= {names.MAX_JOB_NAME_LENGTH} && "
+def _name_rule() -> dict[str, Any]:
+    return rule(
+        f"size(self.metadata.name) <= {names.MAX_JOB_NAME_LENGTH} && "
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "message": f"`metadata.name` must be at most {names.MAX_JOB_NAME_LENGTH} characters of a-z, 0-9 and -, "
-        "starting with a letter; choose a shorter or plainer name",
-    }
+        f"`metadata.name` must be at most {names.MAX_JOB_NAME_LENGTH} characters of a-z, 0-9 and -, starting with a "
+        "letter, got {got}; choose a shorter or plainer name",
+        "'`' + self.metadata.name + '`'",
+    )
 
 
-def _immutability(spec_schema: dict[str, Any]) -> list[dict[str, str]]:
+def _immutability(spec_schema: dict[str, Any]) -> list[dict[str, Any]]:
     """One rule a field, so that the refusal names the field that was changed."""
     required = set(spec_schema.get("required", []))
     rules = []
-    for field in spec_schema["properties"]:
+    for field, schema in spec_schema["properties"].items():
         if field in _SPEC_MUTABLE:
             continue
         same = f"self.{field} == oldSelf.{field}"
         if field not in required:
             both = f"has(self.{field}) == has(oldSelf.{field})"
             same = f"{both} && (!has(self.{field}) || {same})"
-        rules.append(
-            {
-                "rule": same,
-                "message": f"`spec.{field}` must stay as it was created; delete the job and create a new one",
-            }
-        )
+        old, new = (_shown(who, field, field in required) for who in ("oldSelf", "self"))
+        got = f"{new} + ' instead of ' + {old}" if schema["type"] == "string" else None
+        told = f"`spec.{field}` must stay as it was created" + (", got {got}" if got else "")
+        rules.append(rule(same, f"{told}; delete the job and create a new one", got))
     return rules
+
+
+def _shown(who: str, field: str, is_required: bool) -> str:
+    """A CEL expression: the value of a text field, for people."""
+    value = f"{who}.{field}"
+    return value if is_required else f"(has({who}.{field}) ? {value} : 'nothing')"
 
 
 def _printer_columns() -> list[dict[str, Any]]:
@@ -114,12 +122,17 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     result = {key: value for key, value in node.items() if not _is_dropped(key)}
     if "const" in result:
         result["enum"] = [result.pop("const")]
+    for key, bound in _BOUNDS.items():
+        if key in result:
+            _tighten(result, bound, result.pop(key))
     if "exclusiveMinimum" in result:
         result["minimum"] = result.pop("exclusiveMinimum")
         result["exclusiveMinimum"] = True
     if "exclusiveMaximum" in result:
         result["maximum"] = result.pop("exclusiveMaximum")
         result["exclusiveMaximum"] = True
+    if "x-kubernetes-validations" in result:
+        result.pop("pattern", None)  # a rule says the same in words
     if result.get("type") == "string" and "enum" not in result and "format" not in result:
         result.setdefault("maxLength", _LONGEST_TEXT)
     if "properties" in node:
@@ -129,6 +142,16 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     if isinstance(node.get("additionalProperties"), dict):
         result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
     return result
+
+
+def _tighten(node: dict[str, Any], bound: str, value: float) -> None:
+    """Set a bound, unless one that allows less is there."""
+    is_lower = bound.endswith("inimum")
+    known = [node[each] for each in _BOUNDS.values() if each in node and each.endswith("inimum") == is_lower]
+    if all(value > each if is_lower else value < each for each in known):
+        for each in [name for name in _BOUNDS.values() if name.endswith("inimum") == is_lower]:
+            node.pop(each, None)
+        node[bound] = value
 
 
 def _resolved(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

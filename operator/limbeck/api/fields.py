@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -36,25 +38,52 @@ Percent = Annotated[int, Field(ge=0, le=100)]
 KeptPercent = Annotated[int, Field(ge=1, le=100)]
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
 StepName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
-# Credentials inside a URI are refused: no "@" before the path ends.
-Location = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^((s3|gs|az|file|memory)://[^@\s]+|[^@:\s]+)$",
-    ),
-]
 ShortText = Annotated[str, Field(max_length=256)]
 LayerPattern = Annotated[str, Field(min_length=1, max_length=256)]
 FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
 
-def rule(expression: str, message: str) -> dict[str, Any]:
-    """One CEL rule for the API server, to be listed under `x-kubernetes-validations`."""
-    return {"rule": expression, "message": message}
+def rule(expression: str, message: str, got: str | None = None) -> dict[str, Any]:
+    """One CEL rule for the API server, to be listed under `x-kubernetes-validations`.
+
+    With `got`, a CEL expression for a text of bounded length, the API server says what it got in the place of
+    `{got}`.
+    """
+    if got is None:
+        return {"rule": expression, "message": message}
+    before, after = (json.dumps(part) for part in message.split("{got}"))
+    told = {"message": message.replace(", got {got}", ""), "messageExpression": f"{before} + {got} + {after}"}
+    return {"rule": expression, **told}
 
 
 def with_rules(*rules: dict[str, Any]) -> dict[str, Any]:
     """`json_schema_extra` that carries CEL rules; the model's own validators must say the same."""
     return {"x-kubernetes-validations": list(rules)}
+
+
+def names_given(fields: Iterable[str]) -> str:
+    """A CEL expression: those of `fields` that the object holds, as `[ a b ]`.
+
+    The API server admits only expressions whose result it can bound beforehand, so no list functions and no numbers.
+    """
+    return "'[' + " + " + ".join(f"(has(self.{field}) ? ' {field}' : '')" for field in fields) + " + ' ]'"
+
+
+# Credentials inside a URI are refused: no "@" before the path ends.
+_LOCATION = r"^((s3|gs|az|file|memory)://[^@\s]+|[^@:\s]+)$"
+Location = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=1024,
+        pattern=_LOCATION,
+        # Said in words, without the value: it may hold a secret.
+        json_schema_extra=with_rules(
+            rule(
+                f"self.matches(r'{_LOCATION}')",
+                "`uri` must be a path or s3://, gs://, az://, file:// or memory://, without credentials and blanks; "
+                "put credentials into a Secret and name it in `credentialsSecretRef`",
+            )
+        ),
+    ),
+]

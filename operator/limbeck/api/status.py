@@ -57,7 +57,9 @@ class Condition(ApiModel):
     reason: Annotated[str, Field(max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")] = Field(
         description="Why, in one CamelCase word, e.g. GateFailed."
     )
-    message: Message = Field("", description="Why, in a sentence that says what to do.")
+    message: Message = Field(
+        "", description="Why, in a sentence that says what to do, e.g. install KubeRay 1.6 or later."
+    )
 
 
 class PlanEntry(ApiModel):
@@ -76,7 +78,7 @@ class StepStatus(ApiModel):
     start_time: datetime | None = Field(None, description="When it began, e.g. 2026-11-24T06:00:00Z.")
     completion_time: datetime | None = Field(None, description="When it ended, e.g. 2026-11-24T06:10:00Z.")
     progress_percent: Percent = Field(0, description="How far it is, e.g. 40.")
-    message: Message = Field("", description="What it does, or what it ended with.")
+    message: Message = Field("", description="What it does, or what it ended with, e.g. epoch 2 of 3.")
 
 
 class TeacherProgress(ApiModel):
@@ -111,12 +113,11 @@ class MetricPair(ApiModel):
 class Result(ApiModel):
     """What came out."""
 
-    size_ratio: float | None = Field(
-        None, description="Teacher's bytes over the result's, if both are known, e.g. 8.1."
-    )
+    size_ratio: float = Field(description="Teacher's bytes over the result's, e.g. 8.1.")
     recovery_percent: float | None = Field(None, description="Main metric over the teacher's, e.g. 98.2.")
     metrics: Annotated[list[MetricPair], Field(max_length=64)] = Field(
-        default_factory=list, description="Metrics of teacher and result."
+        default_factory=list,
+        description="Metrics of teacher and result, e.g. [{name: accuracy, teacher: 0.9, student: 0.89}].",
     )
     report_uri: Text = Field("", description="The report, e.g. s3://results/emoji/report/report.html.")
     model_uri: Text = Field("", description="The model, e.g. s3://results/emoji/model.")
@@ -128,7 +129,7 @@ class Status(ApiModel):
     observed_generation: int = Field(-1, description="Generation of the spec that was last acted on, e.g. 1.")
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,
-        description="Observations, one of each type.",
+        description="Observations, one of each type, e.g. [{type: Complete, status: 'True'}].",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     phase: Phase | None = Field(None, description="State in a word, e.g. Running.")
@@ -137,12 +138,14 @@ class Status(ApiModel):
     completion_time: datetime | None = Field(None, description="When it ended, e.g. 2026-11-24T07:00:00Z.")
     ray_job: Text = Field("", description="RayJob of the attempt, e.g. emoji-2.")
     ray_cluster: Text = Field("", description="RayCluster of the attempt, e.g. emoji-2-x7k2p.")
-    head_pod_uid: Text = Field("", description="UID of the attempt's head pod.")
+    head_pod_uid: Text = Field(
+        "", description="UID of the attempt's head pod, e.g. 6a1f0c3e-6c0b-4b0e-9a55-0c8f0d0c2b11."
+    )
     plan: Annotated[list[PlanEntry], Field(max_length=128)] = Field(
-        default_factory=list, description="Derived values, each with its reason."
+        default_factory=list, description="Derived values, each with its reason, e.g. [{field: spec.student, ...}]."
     )
     steps: Annotated[list[StepStatus], Field(max_length=64)] = Field(
-        default_factory=list, description="Steps of the pipeline."
+        default_factory=list, description="Steps of the pipeline, e.g. [{name: distil, state: Running}]."
     )
-    progress: Progress | None = Field(None, description="Latest progress.")
-    result: Result | None = Field(None, description="What came out.")
+    progress: Progress | None = Field(None, description="Latest progress, e.g. {percent: 40, step: distil}.")
+    result: Result | None = Field(None, description="What came out, e.g. {sizeRatio: 8.1}.")

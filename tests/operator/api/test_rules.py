@@ -26,8 +26,8 @@ ACCEPTED = [
 ]
 REFUSED = [
     ({"spec.pipeline": [{"name": "d"}]}, "exactly one method of"),
-    ({"spec.pipeline": [{"name": "d", "distil": {}, "quantize": {}}]}, "got distil, quantize"),
-    ({"spec.pipeline": [_DISTIL, _DISTIL]}, "unique step names, got 'd'"),
+    ({"spec.pipeline": [{"name": "d", "distil": {}, "quantize": {}}]}, "got `d` with [ distil quantize ]"),
+    ({"spec.pipeline": [_DISTIL, _DISTIL]}, "unique step names, got `d`"),
     ({"spec.target": None}, "must hold `target` or a `pipeline`"),
     ({"spec.teacher": None}, "must hold `teacher` or `student`"),
     ({"spec.student": {}}, "exactly one of `model` and `shrink`"),
@@ -45,7 +45,7 @@ REFUSED = [
     (
         {"spec.pipeline": [{"name": "d", "distil": {"temperature": 1, "temperatureSchedule": {
             "shape": "Linear", "start": 2, "end": 1}}}]},
-        "exclude each other",
+        "at most one of `temperature` and `temperatureSchedule`",
     ),
     ({"spec.pipeline": [{"name": "l", "lowRank": {"rank": 4, "energyPercent": 9}}]}, "exactly one of `rank`"),
     ({"spec.targte": {}}, "Extra inputs"),

@@ -24,7 +24,7 @@ class TeacherPool(ApiModel):
         json_schema_extra=with_rules(
             rule(
                 "(has(self.minReplicas) ? self.minReplicas : 1) <= (has(self.maxReplicas) ? self.maxReplicas : 1)",
-                "`minReplicas` must be at most `maxReplicas`; lower one or raise the other",
+                "`minReplicas` must be at most `maxReplicas`, each 1 where not given; lower one or raise the other",
             )
         )
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
-from limbeck.api.fields import ApiModel, KeptPercent, LayerPattern, Percent, rule, with_rules
+from limbeck.api.fields import ApiModel, KeptPercent, LayerPattern, Percent, names_given, rule, with_rules
 
 LayerPatterns = Annotated[list[LayerPattern], Field(max_length=64)]
 CalibrationSamples = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -47,6 +47,9 @@ class Prune(ApiModel):
     calibration_samples: CalibrationSamples = Field(512, description="Samples for criteria that need data, e.g. 512.")
 
 
+_BUDGETS = ("rank", "energyPercent", "parameterPercent")
+
+
 class LowRank(ApiModel):
     """Replace a weight matrix by the product of two thin ones (truncated SVD)."""
 
@@ -55,7 +58,8 @@ class LowRank(ApiModel):
             rule(
                 "(has(self.rank) ? 1 : 0) + (has(self.energyPercent) ? 1 : 0) + "
                 "(has(self.parameterPercent) ? 1 : 0) == 1",
-                "`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`; keep one",
+                "`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`, got {got}; keep one",
+                names_given(_BUDGETS),
             )
         )
     )
@@ -70,14 +74,18 @@ class LowRank(ApiModel):
         None, description="Share of the layers' parameters that is kept, e.g. 50."
     )
     data_aware: bool = Field(True, description="Weigh the error by the layer's real inputs, e.g. true.")
-    layers: LayerPatterns = Field(default_factory=list, description="Layers, shell patterns; empty = all.")
+    layers: LayerPatterns = Field(default_factory=list, description="Layers, shell patterns, else all, e.g. [text.*].")
     calibration_samples: CalibrationSamples = Field(512, description="Samples for the weighing, e.g. 512.")
 
     @model_validator(mode="after")
     def _one_budget(self) -> LowRank:
-        given = [self.rank, self.energy_percent, self.parameter_percent]
-        if sum(value is not None for value in given) != 1:
-            raise ValueError("`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`; keep one")
+        values = (self.rank, self.energy_percent, self.parameter_percent)
+        given = [name for name, value in zip(_BUDGETS, values, strict=True) if value is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "`lowRank` must hold exactly one of `rank`, `energyPercent`, `parameterPercent`, "
+                f"got [{''.join(f' {name}' for name in given)} ]; keep one"
+            )
         return self
 
 

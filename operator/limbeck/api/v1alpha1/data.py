@@ -67,7 +67,8 @@ class Data(ApiModel):
         json_schema_extra=with_rules(
             rule(
                 "has(self.validation) != has(self.validationPercent)",
-                "`data` must hold exactly one of `validation` and `validationPercent`; set one of them",
+                "`data` must hold exactly one of `validation` and `validationPercent`, got {got}; set one of them",
+                "(has(self.validation) ? 'both' : 'neither')",
             )
         )
     )
@@ -88,5 +89,8 @@ class Data(ApiModel):
     @model_validator(mode="after")
     def _one_validation(self) -> Data:
         if (self.validation is None) == (self.validation_percent is None):
-            raise ValueError("`data` must hold exactly one of `validation` and `validationPercent`; set one of them")
+            got = "neither" if self.validation is None else "both"
+            raise ValueError(
+                f"`data` must hold exactly one of `validation` and `validationPercent`, got {got}; set one of them"
+            )
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from limbeck.api.fields import ApiModel, Seconds, StepName, rule, with_rules
+from limbeck.api.fields import ApiModel, Seconds, StepName, names_given, rule, with_rules
 from limbeck.api.status import Status
 from limbeck.api.v1alpha1.cluster import Cluster
 from limbeck.api.v1alpha1.compression import LowRank, Prune, Quantize
@@ -39,7 +39,9 @@ class Step(ApiModel):
         json_schema_extra=with_rules(
             rule(
                 " + ".join(f"(has(self.{method}) ? 1 : 0)" for method in METHODS) + " == 1",
-                f"a pipeline entry must hold exactly one method of {', '.join(METHODS)}; split or remove the others",
+                f"each entry of `pipeline` must hold exactly one method of {', '.join(METHODS)}, got {{got}}; "
+                "add, split or remove some",
+                f"'`' + self.name + '` with ' + {names_given(METHODS)}",
             )
         )
     )
@@ -76,8 +78,8 @@ class Step(ApiModel):
         given = [name for name, _ in self._given()]
         if len(given) != 1:
             raise ValueError(
-                f"a pipeline entry must hold exactly one method of {', '.join(METHODS)}, "
-                f"got {', '.join(given) or 'none'}; split or remove the others"
+                f"each entry of `pipeline` must hold exactly one method of {', '.join(METHODS)}, "
+                f"got `{self.name}` with [{''.join(f' {name}' for name in given)} ]; add, split or remove some"
             )
         return self
 
@@ -89,15 +91,15 @@ class Spec(ApiModel):
         json_schema_extra=with_rules(
             rule(
                 "has(self.target) || (has(self.pipeline) && size(self.pipeline) > 0)",
-                "`spec` must hold `target` or a `pipeline` of at least one step; give one",
+                "`spec` must hold `target` or a `pipeline` of at least one step, got neither; give one",
             ),
             rule(
                 "!has(self.pipeline) || self.pipeline.all(a, self.pipeline.exists_one(b, b.name == a.name))",
-                "`spec.pipeline` must have unique step names; rename the one that repeats",
+                "`spec.pipeline` must have unique step names, got one more than once; rename one",
             ),
             rule(
                 "has(self.teacher) || has(self.student)",
-                "`spec` must hold `teacher` or `student`; say which model is to be worked on",
+                "`spec` must hold `teacher` or `student`, got neither; say which model is to be worked on",
             ),
         )
     )
@@ -106,16 +108,21 @@ class Spec(ApiModel):
     task: Task = Field(description="What kind of model this is, e.g. ImageText.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(0, description="Seed of every random choice, e.g. 7.")
     teacher: Teacher | None = Field(None, description="The model whose behaviour is kept, e.g. {model: {...}}.")
-    student: Student | None = Field(None, description="The small model; derived from `target` when absent.")
+    student: Student | None = Field(
+        None, description="The small model, else derived from `target`, e.g. {shrink: {depthPercent: 50}}."
+    )
     data: Data = Field(description="Training and validation data, e.g. {train: {...}, validation: {...}}.")
     pipeline: Annotated[list[Step], Field(max_length=32)] = Field(
-        default_factory=list, description="Steps in their order; derived from `target` when empty."
+        default_factory=list,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="Steps in their order, else derived from `target`, e.g. [{name: distil, distil: {}}].",
     )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="What is measured, e.g. {slices: [a]}.")
     export: Export = Field(default_factory=Export, description="Files of the result, e.g. {formats: [Onnx]}.")
     output: Place = Field(description="Where results go, e.g. {uri: s3://results/emoji}.")
     store: Place | None = Field(
-        None, description="Where teacher outputs are kept and shared among jobs; default is under `output`."
+        None,
+        description="Where teacher outputs are kept and shared among jobs, else under `output`, e.g. {uri: s3://store}.",
     )
     cluster: Cluster = Field(default_factory=Cluster, description="The job's pods, e.g. {student: {replicas: 2}}.")
     tracking: Tracking = Field(default_factory=Tracking, description="Trackers, e.g. {tensorBoard: true}.")
@@ -134,14 +141,14 @@ class Spec(ApiModel):
     @model_validator(mode="after")
     def _whole(self) -> Spec:
         if self.target is None and not self.pipeline:
-            raise ValueError("`spec` must hold `target` or a `pipeline` of at least one step; give one")
+            raise ValueError("`spec` must hold `target` or a `pipeline` of at least one step, got neither; give one")
         if self.teacher is None and self.student is None:
-            raise ValueError("`spec` must hold `teacher` or `student`; say which model is to be worked on")
+            raise ValueError("`spec` must hold `teacher` or `student`, got neither; say which model is to be worked on")
         names = [step.name for step in self.pipeline]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(
-                f"`spec.pipeline` must have unique step names, got {repeated[0]!r} more than once; rename one"
+                f"`spec.pipeline` must have unique step names, got `{repeated[0]}` more than once; rename one"
             )
         return self
 
@@ -168,7 +175,9 @@ class CompressionJob(ApiModel):
     kind: Literal["CompressionJob"] = Field(KIND, description="CompressionJob.")
     metadata: Metadata = Field(description="Name, namespace and labels, e.g. {name: emoji}.")
     spec: Spec = Field(description="What is wanted, e.g. {target: {sizeRatio: 4}, ...}.")
-    status: Status = Field(default_factory=Status, description="What has come of it; written by limbeck.")
+    status: Status = Field(
+        default_factory=Status, description="What has come of it, written by limbeck, e.g. {phase: Running}."
+    )
 
     def to_wire(self) -> dict[str, Any]:
         """The object as JSON-ready data in camelCase, only with what was given: defaults may change, wishes stay."""

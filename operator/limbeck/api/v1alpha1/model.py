@@ -42,7 +42,7 @@ class TowerLoader(StrEnum):
 _SHRINK_RULES = with_rules(
     rule(
         "has(self.depthPercent) || has(self.widthPercent)",
-        "`shrink` must hold `depthPercent` or `widthPercent`; give at least one",
+        "`shrink` must hold `depthPercent` or `widthPercent`, got neither; give at least one",
     )
 )
 
@@ -62,12 +62,26 @@ class Shrink(ApiModel):
     @model_validator(mode="after")
     def _keeps_something(self) -> Shrink:
         if self.depth_percent is None and self.width_percent is None:
-            raise ValueError("`shrink` must hold `depthPercent` or `widthPercent`; give at least one")
+            raise ValueError("`shrink` must hold `depthPercent` or `widthPercent`, got neither; give at least one")
         return self
+
+
+_TOWER_RULES = with_rules(
+    rule(
+        "self.loader != 'Transformers' || has(self.uri)",
+        "`uri` must name a directory when `loader` is Transformers, got nothing; set it",
+    ),
+    rule(
+        "self.loader != 'Timm' || has(self.architecture)",
+        "`architecture` must name a timm model when `loader` is Timm, got nothing; set it",
+    ),
+)
 
 
 class Tower(ApiModel):
     """One tower of a dual encoder."""
+
+    model_config = ConfigDict(json_schema_extra=_TOWER_RULES)
 
     loader: TowerLoader = Field(
         description="Transformers reads a directory, Timm builds by name, Teacher takes the teacher's tower, e.g. Timm."
@@ -100,19 +114,20 @@ class Tower(ApiModel):
 _MODEL_RULES = with_rules(
     rule(
         "self.loader != 'DualEncoder' || (has(self.image) && has(self.text))",
-        "`image` and `text` must be given when `loader` is DualEncoder; add both towers",
+        "`image` and `text` must be given when `loader` is DualEncoder, got one or none; add both towers",
     ),
     rule(
         "self.loader != 'Python' || has(self.function)",
-        "`function` must be given as package.module:function when `loader` is Python; add it",
+        "`function` must be given as package.module:function when `loader` is Python, got nothing; add it",
     ),
     rule(
         "self.loader != 'Timm' || has(self.architecture)",
-        "`architecture` must name a timm model when `loader` is Timm; add it",
+        "`architecture` must name a timm model when `loader` is Timm, got nothing; add it",
     ),
     rule(
         "self.loader in ['DualEncoder', 'Python', 'Timm'] || has(self.uri)",
-        "`uri` must name the model's directory or file for this `loader`; add it",
+        "`uri` must name the model's directory or file for this `loader`, got {got}; add it",
+        "'nothing with ' + self.loader",
     ),
 )
 
@@ -151,14 +166,21 @@ class Model(ApiModel):
     @model_validator(mode="after")
     def _has_what_the_loader_needs(self) -> Model:
         if self.loader is Loader.DUAL_ENCODER and (self.image is None or self.text is None):
-            raise ValueError("`image` and `text` must be given when `loader` is DualEncoder; add both towers")
+            raise ValueError(
+                "`image` and `text` must be given when `loader` is DualEncoder, got one or none; add both towers"
+            )
         if self.loader is Loader.PYTHON and self.function is None:
-            raise ValueError("`function` must be given as package.module:function when `loader` is Python; add it")
+            raise ValueError(
+                "`function` must be given as package.module:function when `loader` is Python, got nothing; add it"
+            )
         if self.loader is Loader.TIMM and self.architecture is None:
-            raise ValueError("`architecture` must name a timm model when `loader` is Timm; add it")
+            raise ValueError("`architecture` must name a timm model when `loader` is Timm, got nothing; add it")
         without_files = (Loader.DUAL_ENCODER, Loader.PYTHON, Loader.TIMM)
         if self.loader not in without_files and self.uri is None:
-            raise ValueError("`uri` must name the model's directory or file for this `loader`; add it")
+            raise ValueError(
+                "`uri` must name the model's directory or file for this `loader`, "
+                f"got nothing with {self.loader.value}; add it"
+            )
         return self
 
 
@@ -185,7 +207,8 @@ class Student(ApiModel):
         json_schema_extra=with_rules(
             rule(
                 "has(self.model) != has(self.shrink)",
-                "`student` must hold exactly one of `model` and `shrink`; remove one or leave `student` out",
+                "`student` must hold exactly one of `model` and `shrink`, got {got}; keep one or leave `student` out",
+                "(has(self.model) ? 'both' : 'neither')",
             )
         )
     )
@@ -196,7 +219,8 @@ class Student(ApiModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> Student:
         if (self.model is None) == (self.shrink is None):
+            got = "neither" if self.model is None else "both"
             raise ValueError(
-                "`student` must hold exactly one of `model` and `shrink`; remove one or leave `student` out"
+                f"`student` must hold exactly one of `model` and `shrink`, got {got}; keep one or leave `student` out"
             )
         return self

@@ -123,11 +123,11 @@ class Signal(ApiModel):
     weight: PositiveNumber = Field(1.0, description="Its weight in the sum, e.g. 0.5.")
     standardize: bool = Field(False, description="Standardise logits before the softmax, e.g. true.")
     student_layers: Annotated[list[LayerPattern], Field(max_length=64)] = Field(
-        default_factory=list, description="The student's layers for feature signals; empty = its output."
+        default_factory=list, description="The student's layers for feature signals, else its output, e.g. [blocks.5]."
     )
     teacher_layers: Annotated[list[LayerPattern], Field(max_length=64)] = Field(
         default_factory=list,
-        description="The teacher's layers for feature signals, as many as the student's.",
+        description="The teacher's layers for feature signals, as many as the student's, e.g. [blocks.11].",
     )
 
 
@@ -173,11 +173,11 @@ class TeacherOutputs(ApiModel):
 _DISTIL_RULES = with_rules(
     rule(
         "!has(self.temperatureSchedule) || !has(self.temperature)",
-        "`temperature` and `temperatureSchedule` exclude each other; remove one",
+        "`distil` must hold at most one of `temperature` and `temperatureSchedule`, got both; remove one",
     ),
     rule(
         "!has(self.hardLabelSchedule) || !has(self.hardLabelPercent)",
-        "`hardLabelPercent` and `hardLabelSchedule` exclude each other; remove one",
+        "`distil` must hold at most one of `hardLabelPercent` and `hardLabelSchedule`, got both; remove one",
     ),
 )
 
@@ -189,7 +189,7 @@ class Distil(Training):
 
     mode: DistilMode = Field(DistilMode.ONE_WAY, description="Who teaches whom, e.g. OneWay.")
     signals: Annotated[list[Signal], Field(max_length=16)] = Field(
-        default_factory=list, description="Terms of the loss; empty = what suits the task."
+        default_factory=list, description="Terms of the loss, else what suits the task, e.g. [{kind: ForwardKL}]."
     )
     temperature: PositiveNumber | None = Field(
         None, description="Softness of the compared distributions; the default suits the task, e.g. 2."
@@ -204,7 +204,7 @@ class Distil(Training):
         None, description="A moving share in percent, e.g. {shape: Linear, start: 0, end: 50}."
     )
     assistants: Annotated[list[ShortText], Field(max_length=4)] = Field(
-        default_factory=list, description="Steps whose students teach in between, for Cascade."
+        default_factory=list, description="Steps whose students teach in between, for Cascade, e.g. [first]."
     )
     teacher_outputs: TeacherOutputs = Field(
         default_factory=TeacherOutputs, description="How teacher outputs are stored, e.g. {count: 20}."
@@ -213,9 +213,13 @@ class Distil(Training):
     @model_validator(mode="after")
     def _constants_or_schedules(self) -> Distil:
         if self.temperature is not None and self.temperature_schedule is not None:
-            raise ValueError("`temperature` and `temperatureSchedule` exclude each other; remove one")
+            raise ValueError(
+                "`distil` must hold at most one of `temperature` and `temperatureSchedule`, got both; remove one"
+            )
         if self.hard_label_percent is not None and self.hard_label_schedule is not None:
-            raise ValueError("`hardLabelPercent` and `hardLabelSchedule` exclude each other; remove one")
+            raise ValueError(
+                "`distil` must hold at most one of `hardLabelPercent` and `hardLabelSchedule`, got both; remove one"
+            )
         return self
 
 
