@@ -10,11 +10,13 @@ SIGTERM and SIGINT ask for a checkpoint and an orderly stop.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
@@ -30,9 +32,9 @@ from limbeck.api.support import unsupported
 from limbeck.api.v1alpha1.job import CompressionJob
 from limbeck_runtime.errors import InterruptedRunError, InvalidSpecError, RunError
 from limbeck_runtime.fence import FencedError
+from limbeck_runtime.names import LOOPBACK
 from limbeck_runtime.storage_backend import StorageError
 from limbeck_runtime.telemetry.events import EventLog
-from limbeck_runtime.names import LOOPBACK
 
 if TYPE_CHECKING:
     from limbeck.api.report import Report
@@ -72,13 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--job", type=Path, required=True, help="resolved job as JSON")
     parser.add_argument("--attempt", type=int, default=1, help="number of this attempt, for people")
     parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics; 0 takes a free port")
-    parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
-    return parser
     parser.add_argument(
         "--metrics-host",
         default=LOOPBACK,
         help="address at which they are served, %(default)s unless told; 0.0.0.0 lets other machines scrape them",
     )
+    parser.add_argument("--lifeline", action="store_true", help="stop when standard input ends")
+    return parser
 
 
 def _run(options: argparse.Namespace, stop: threading.Event) -> Outcome:
@@ -208,7 +210,30 @@ def outcome_of(error: Exception) -> Outcome:
         return Outcome(_EXIT_ERROR, "Fenced", str(error))
     if isinstance(error, StorageError):
         return Outcome(_EXIT_ERROR, "StorageError", str(error))
+    place = _full_place(error)
+    if place is not None:
+        return Outcome(
+            _EXIT_ERROR,
+            "StorageError",
+            f"cannot write {place}: the disk or quota is full; free space there, or set TMPDIR to a folder that has "
+            "more, then run the same command again: it goes on from the last commit",
+        )
     return Outcome(_EXIT_ERROR, "Error", f"{type(error).__name__}: {error}")
+
+
+def _full_place(error: BaseException | None) -> str | None:
+    """What could not be written where a library met a full disk, as a plain file; None where that was not the error.
+
+    Such files lie in scratch folders; what goes to storage is named by its own error.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename:
+            return str(error.filename)
+        # Rust's libraries have the number only in their text.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC})" in str(error):
+            return f"a scratch file in {tempfile.gettempdir()}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

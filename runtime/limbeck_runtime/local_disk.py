@@ -14,8 +14,8 @@ from limbeck_runtime.storage_backend import (
     AlreadyExistsError,
     NotFoundError,
     ObjectInfo,
-    OutOfSpaceError,
     StorageError,
+    out_of_space,
 )
 
 _COPY_BYTES = 4 * 2**20
@@ -103,11 +103,9 @@ class LocalDisk:
                 raise StorageError(f"cannot create {target}: {error.strerror}: {error.filename}") from error
             raise NotFoundError(f"cannot {verb} {target}: no such file") from error
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutOfSpaceError(
-                    f"cannot {verb} {target}: the disk or quota is full; free space there or move the output"
-                    " elsewhere, then run the same command again: it goes on from the last commit"
-                ) from error
+            full = out_of_space(verb, target, error)
+            if full is not None:
+                raise full from error
             if verb == "create" and error.errno in (errno.EPERM, errno.EOPNOTSUPP):
                 raise StorageError(
                     f"cannot create {target}: {error.strerror}; the file system must allow hard links and writing"

@@ -25,6 +25,7 @@ from limbeck_runtime.storage_backend import (
     OutOfSpaceError,
     RetryPolicy,
     StorageError,
+    out_of_space,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RetryPolicy",
     "Storage",
     "StorageError",
+    "out_of_space",
 ]
 
 _SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss", "memory")

@@ -8,6 +8,7 @@ StorageError
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,16 @@ class AlreadyExistsError(StorageError):
 
 class OutOfSpaceError(StorageError):
     """The disk or the quota is full; nothing of the object was kept."""
+
+
+def out_of_space(verb: str, place: object, error: BaseException) -> OutOfSpaceError | None:
+    """The error to raise where `error` says that a disk or a quota is full; None where it says anything else."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return OutOfSpaceError(
+        f"cannot {verb} {place}: the disk or quota is full; free space there or move the output elsewhere, then run "
+        "the same command again: it goes on from the last commit"
+    )
 
 
 @dataclass(frozen=True)

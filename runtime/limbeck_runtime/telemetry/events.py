@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from limbeck.api.progress import RATE_LIMITED, Event, parse_event, to_wire
+from limbeck_runtime.storage import StorageError
+from limbeck_runtime.telemetry.line_file import LineFile
 
 PROGRESS_INTERVAL_SECONDS = 0.2
 
@@ -38,10 +40,8 @@ class EventLog:
         self._listeners: tuple[Callable[[Event], None], ...] = ()
         self._shown_at: dict[tuple[str, str, str], float] = {}
         self._stream = stream
-        self._file: IO[str] | None = None
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
+        self.lines = None if path is None else LineFile(path)
+        self._file = self.lines
 
     def emit(self, kind: str, **fields: Any) -> bool:
         """Write one event of `kind` with the fields of its model in `limbeck.api.progress`.
@@ -72,9 +72,9 @@ class EventLog:
     def close(self) -> None:
         """Close the file; the stream belongs to the caller."""
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._file = None
+            if self.lines is not None:
+                self.lines.close()
 
     def __enter__(self) -> EventLog:
         return self
@@ -103,7 +103,6 @@ class EventLog:
                     self._stream = None
             if self._file is not None:
                 try:
-                    self._file.write(line)
-                    self._file.flush()
-                except OSError:  # a full disk; whoever writes results will meet it and say so
+                    self._file.append(line.encode())
+                except (OSError, StorageError):  # a full disk; whoever writes results will meet it and say so
                     self._file = None

@@ -13,7 +13,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, SupportsFloat
+from typing import SupportsFloat
+
+from limbeck_runtime.telemetry.line_file import LineFile
 
 RECORDS_PER_STEP = 1000
 
@@ -66,34 +68,28 @@ class ProgressLog:
 
     def __init__(self, path: Path) -> None:
         """Open `path`, dropping what a crash left of its last line."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lines = LineFile(path)
         self._lock = threading.Lock()
-        self._file: IO[bytes] = path.open("a+b")
-        _cut_torn_line(self._file)
-        self._drained = self._file.seek(0, 2)
+        self._drained = self.lines.size
 
     def wants(self, update: int, total: int) -> bool:
         """Whether this update of `total` is one to be recorded; ask before reading a loss off a device."""
         return update % max(1, total // RECORDS_PER_STEP) == 0 or update in (1, total)
 
     def write(self, record: ProgressRecord) -> None:
-        """Append one record."""
-        with self._lock:
-            self._file.write(record.to_line().encode())
-            self._file.flush()
+        """Append one record. Raises OutOfSpaceError, OSError."""
+        self.lines.append(record.to_line().encode())
 
     def drain(self) -> bytes:
-        """The lines since the last call: what a checkpoint in a store without append puts beside itself."""
+        """The lines since the last call, for the one who posts them."""
         with self._lock:
-            self._file.seek(self._drained)
-            lines = self._file.read()
+            lines = self.lines.read(self._drained)
             self._drained += len(lines)
             return lines
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._file.close()
+        self.lines.close()
 
 
 def read_history(data: bytes) -> list[ProgressRecord]:
@@ -112,17 +108,6 @@ def read_history(data: bytes) -> list[ProgressRecord]:
             records[record.step] = {}
         records.setdefault(record.step, {})[record.update] = record
     return [updates[update] for updates in records.values() for update in sorted(updates)]
-
-
-def _cut_torn_line(file: IO[bytes]) -> None:
-    size = file.seek(0, 2)
-    # A record is far shorter than this, so the last whole line ends within it.
-    start = max(0, size - 65_536)
-    file.seek(start)
-    tail = file.read()
-    if tail and not tail.endswith(b"\n"):
-        file.truncate(start + tail.rfind(b"\n") + 1)
-        file.seek(0, 2)
 
 
 def _or_null(value: SupportsFloat | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,29 @@ def test_each_kind_of_error_has_its_code_and_word(error: Exception, code: int, r
 def test_an_unknown_error_may_be_tried_again_and_names_its_type() -> None:
     outcome = outcome_of(RuntimeError("odd"))
     assert (outcome.exit_code, outcome.reason, outcome.message) == (1, "Error", "RuntimeError: odd")
+
+
+class FromRustError(Exception):
+    """As safetensors says it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/scratch/evaluation.npz"), "/scratch/evaluation.npz"),
+        (OSError(errno.ENOSPC, "No space left on device"), tempfile.gettempdir()),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), tempfile.gettempdir()),
+        (FromRustError('I/O error: Os { message: "No space left on device" } (os error 28)'), tempfile.gettempdir()),
+    ],
+)
+def test_a_library_that_meets_a_full_disk_is_explained(error: Exception, place: str) -> None:
+    wrapped = RuntimeError("the export failed")
+    wrapped.__cause__ = error
+    for told in (error, wrapped):
+        outcome = outcome_of(told)
+        assert (outcome.exit_code, outcome.reason) == (1, "StorageError")
+        assert place in outcome.message
+        assert "free space there, or set TMPDIR" in outcome.message
 
 
 def _assert_told(ended: Any, code: int, reason: str, message: str) -> None:
