@@ -8,7 +8,7 @@ EXAMPLE := examples/01-image-text
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-fast e2e bench golden quickstart requirements images clean
+.PHONY: help setup lint format test test-fast e2e bench golden quickstart manifests requirements images clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -55,6 +55,9 @@ quickstart: setup ## Prepare real data, train a teacher, compress it, show the r
 
 PIN := uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
 	--custom-compile-command "make requirements" --quiet
+
+manifests: setup ## Write what is derived from models and chart: CRD, values' schema, manifests/base
+	$(BIN)/python charts/generate.py
 
 requirements: ## Pin the requirements anew (needs uv)
 	$(PIN) pyproject.toml --extra operator --extra runtime --extra tensorboard --extra examples \
