@@ -113,7 +113,9 @@ class MetricPair(ApiModel):
 class Result(ApiModel):
     """What came out."""
 
-    size_ratio: float = Field(description="Teacher's bytes over the result's, e.g. 8.1.")
+    size_ratio: float | None = Field(
+        None, description="Teacher's bytes over the result's, if both are known, e.g. 8.1."
+    )
     recovery_percent: float | None = Field(None, description="Main metric over the teacher's, e.g. 98.2.")
     metrics: Annotated[list[MetricPair], Field(max_length=64)] = Field(
         default_factory=list,

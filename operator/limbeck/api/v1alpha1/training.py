@@ -166,7 +166,8 @@ class TeacherOutputs(ApiModel):
         16, description="Bits of each stored embedding value, 8 or 16, e.g. 8."
     )
     window_shards: Annotated[int, Field(ge=1, le=4096)] = Field(
-        8, description="Shards among which samples are shuffled; as many are open at a time, e.g. 8."
+        8,
+        description="Shards among which samples are shuffled; as many are open, and as many captured ahead, e.g. 8.",
     )
 
 
