@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import pytest
 
 from limbeck_runtime.storage import LocalFiles, RetryPolicy, Storage
 
-VERSITYGW = "v1.8.0"
 BUCKET = "limbeck-test"
 # Storage that answers at all answers a test at once; a stopped server should not cost a test a minute.
 PATIENCE = RetryPolicy(max_retries=2, timeout_seconds=5)
@@ -75,19 +73,12 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def versitygw_binary() -> Path:
-    cache = Path(os.environ.get("LIMBECK_CACHE", Path.home() / ".cache" / "limbeck"))
-    folder = cache / "tools" / f"versitygw-{VERSITYGW}"
-    binary = folder / "versitygw"
-    if not binary.exists():
-        if shutil.which("go") is None:
-            pytest.skip("needs Go to build the S3 server versitygw")
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["go", "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}"],
-            env=os.environ | {"GOBIN": str(folder)},
-            check=True,
-        )
-    return binary
+    import gotools
+
+    try:
+        return gotools.VERSITYGW.build()
+    except gotools.CannotBuildError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
