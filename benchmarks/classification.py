@@ -154,7 +154,7 @@ class Classification:
     def stored(self, store: TeacherStore) -> TrainingTask:
         """The student taught by what the store holds, or will hold."""
         shard_ids = {(task.shard, task.view): task.identity for task in self.capture_tasks}
-        outputs = TeacherOutputs(store, shard_ids, tuple(self.lesson.codecs), lost_marker="lost")
+        outputs = TeacherOutputs(store, shard_ids, tuple(self.lesson.codecs))
         return self._task(self.lesson.objective, outputs)
 
     def online(self, worker: Worker) -> TrainParts:

@@ -118,7 +118,7 @@ class _Ours:
         return seconds
 
     def _outputs(self) -> TeacherOutputs:
-        return TeacherOutputs(self._store(), self._ids, SIGNALS, lost_marker="lost")
+        return TeacherOutputs(self._store(), self._ids, SIGNALS)
 
     def _store(self) -> TeacherStore:
         storage = Storage.open(str(self._folder / "store"))

@@ -22,7 +22,8 @@ from limbeck_runtime.storage import StorageError
 from limbeck_runtime.store import TeacherStore
 from limbeck_runtime.teacher.capture import CaptureSettings
 from limbeck_runtime.teacher.plan import capture_plan
-from limbeck_runtime.teacher.session import capturing
+from limbeck_runtime.teacher.session import capturing, lookahead_of
+from limbeck_runtime.teacher.sign import Sign
 
 # How often to look whether the run was asked to stop, and how long training may take to stop by itself.
 _WATCH_SECONDS = 0.25
@@ -35,6 +36,7 @@ def distil(settings: Distil, inputs: StepInputs, context: Context) -> StepResult
     Raises:
         InvalidSpecError: teacher and student cannot be compared as the signals ask.
         CaptureFailedError: the teacher failed on a shard however often it was tried.
+        OutOfSpaceError: there is no room for what the teacher says.
         InterruptedRunError: asked to stop while the student waited for the teacher.
         and what `run_training` raises.
     """
@@ -56,7 +58,8 @@ def distil(settings: Distil, inputs: StepInputs, context: Context) -> StepResult
         codecs=lesson.codecs,
         epochs=settings.epochs,
     )
-    lost_marker = f"lost/{context.fence.epoch:08d}-{inputs.name}.json"
+    # Beside the checkpoints and not in the store, which several jobs may share.
+    sign = Sign.put_up(context.output.child(f"checkpoints/{inputs.name}"), context.fence.epoch)
     task = TrainingTask(
         bundle=inputs.bundle,
         index=index,
@@ -66,24 +69,30 @@ def distil(settings: Distil, inputs: StepInputs, context: Context) -> StepResult
         window_shards=settings.teacher_outputs.window_shards,
         objective=lesson.objective,
         outputs=TeacherOutputs(
-            store, {(task.shard, task.view): task.identity for task in tasks}, tuple(lesson.codecs), lost_marker
+            store, {(task.shard, task.view): task.identity for task in tasks}, tuple(lesson.codecs), sign
         ),
     )
     capture = CaptureSettings(teacher, index, augmentation, seed, lesson.codecs, store)
+    lookahead = lookahead_of(
+        tasks,
+        window_shards=settings.teacher_outputs.window_shards,
+        batch_size=settings.batch_size,
+        max_workers=context.spec.cluster.teacher.max_replicas,
+    )
     with (
-        capturing(context, inputs.name, capture, tasks, lost_marker) as pool,
-        _not_waiting_after_a_stop(context, lost_marker),
+        capturing(context, inputs.name, capture, tasks, sign, lookahead) as teaching,
+        _not_waiting_after_a_stop(context, sign),
     ):
         try:
-            return StepResult(run_training(context, inputs.name, task, inputs.fingerprint))
+            return StepResult(run_training(context, inputs.name, task, inputs.fingerprint, teaching.come_to))
         except TeacherLostError:
-            pool.check()  # raises what ended the capture
+            teaching.check()
             context.check_stop()
             raise
 
 
 @contextmanager
-def _not_waiting_after_a_stop(context: Context, lost_marker: str) -> Iterator[None]:
+def _not_waiting_after_a_stop(context: Context, sign: Sign) -> Iterator[None]:
     """A student that trains stops after its batch; one that waits for the teacher is told that nothing will come."""
     over = threading.Event()
 
@@ -92,7 +101,7 @@ def _not_waiting_after_a_stop(context: Context, lost_marker: str) -> Iterator[No
             if context.stop.is_set():
                 if not over.wait(_GRACE_SECONDS):
                     with suppress(StorageError):
-                        context.store.create(lost_marker, b"{}")
+                        sign.take_down()
                 return
 
     thread = threading.Thread(target=watch, name="limbeck-stop", daemon=True)

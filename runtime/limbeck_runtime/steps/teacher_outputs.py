@@ -18,6 +18,7 @@ from torch import Tensor
 from limbeck_runtime.data.batch import Batch
 from limbeck_runtime.storage import NotFoundError
 from limbeck_runtime.store import CorruptShardError, ShardReader, TeacherStore, read_batch
+from limbeck_runtime.teacher.sign import Sign
 
 # How often a student that is ahead of the teacher looks for the next shard, and for the end of the teacher.
 _POLL_SECONDS = 0.02
@@ -39,13 +40,13 @@ class TaughtBatch(Batch):
 class TeacherOutputs:
     """The outputs that one training run reads: an id for each (shard, view).
 
-    `lost_marker` is the object that the owner of the teacher pool creates when no more outputs will come.
+    `sign` says whether more outputs may come; without one they are waited for however long it takes.
     """
 
     store: TeacherStore
     shard_ids: Mapping[tuple[int, int], str]
     signals: tuple[str, ...]
-    lost_marker: str
+    sign: Sign | None = None
     _seen: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def wait_for(self, shard: int, view: int) -> None:
@@ -60,7 +61,7 @@ class TeacherOutputs:
                 self._seen.add(identity)
                 return
             if time.monotonic() >= look_for_loss:
-                if self.store.storage.head(self.lost_marker) is not None:
+                if self.sign is not None and not self.sign.is_up():
                     raise TeacherLostError("the teacher pool gave up; its own error says why")
                 look_for_loss = time.monotonic() + _LOST_POLL_SECONDS
             time.sleep(_POLL_SECONDS)

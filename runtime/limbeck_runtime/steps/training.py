@@ -6,8 +6,8 @@ Left out: what is trained towards what (training_task.py, objective.py) and the 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 
@@ -22,9 +22,16 @@ from limbeck_runtime.student.gang import train_gang
 from limbeck_runtime.student.records import Callbacks, Interrupted, Restart, StepRecord, TrainResult
 from limbeck_runtime.telemetry.recorder import StepRecorder, Tracker
 
+# Hears of shards and their views.
+ComeTo = Callable[[Sequence[tuple[int, int]]], None]
 
-def run_training(context: Context, name: str, task: TrainingTask, known: str) -> ModelBundle:
+
+def run_training(
+    context: Context, name: str, task: TrainingTask, known: str, come_to: ComeTo = lambda places: None
+) -> ModelBundle:
     """The bundle after training, or after what is left of it where a checkpoint of fingerprint `known` exists.
+
+    `come_to` hears of each batch's shards and views before it is wanted; what it raises ends the training.
 
     Raises:
         InterruptedRunError: asked to stop; a checkpoint was written.
@@ -40,7 +47,7 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
         trackers=_trackers(context, name),
     )
 
-    reading = _Reading(task, context)
+    reading = _Reading(task, come_to)
     _warn_about_batch_norm(context, name, task.bundle)
 
     def on_step(record: StepRecord) -> None:
@@ -60,6 +67,7 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
         context.events.emit("checkpoint", step=name, at=saved.step, seconds=saved.seconds)
 
     def on_resume(steps: int) -> None:
+        reading.follow(steps)
         if steps < plan.total_steps:
             context.events.emit("resumed", step=name, at=steps)
 
@@ -82,6 +90,7 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
         fingerprint(known, task.settings.model_dump(mode="json")),
         context.fence,
     )
+    reading.follow(0)
     try:
         result = train_gang(
             task,
@@ -101,24 +110,24 @@ def run_training(context: Context, name: str, task: TrainingTask, known: str) ->
 
 
 class _Reading:
-    """Tells the metrics which shards of teacher outputs the students have begun: the order of samples says so."""
+    """Tells which shards of teacher outputs the students come to: the order of samples says so."""
 
-    def __init__(self, task: TrainingTask, context: Context) -> None:
+    def __init__(self, task: TrainingTask, come_to: ComeTo) -> None:
         self._batches = task.plan.rank_batches(0, 1) if task.outputs is not None else iter(())
         self._view_of = task.view_of
-        self._metrics = context.metrics
-        self._step = 0
-        self._begun: set[tuple[int, int]] = set()
+        self._come_to = come_to
+        self._num_told = 0
 
-    def follow(self, step: int) -> None:
-        """Steps up to `step` are done."""
-        for positions, epoch in islice(self._batches, step - self._step):
-            for shard in np.unique(positions[:, 0]).tolist():
-                place = (shard, self._view_of(epoch))
-                if place not in self._begun:
-                    self._begun.add(place)
-                    self._metrics.shard_consumed()
-        self._step = step
+    def follow(self, num_done: int) -> None:
+        """So many batches are done (fewer than before, where workers were lost): the next one is wanted."""
+        while self._num_told <= num_done:
+            self._num_told += 1
+            batch = next(self._batches, None)
+            if batch is None:
+                self._come_to(())
+            else:
+                positions, epoch = batch
+                self._come_to([(shard, self._view_of(epoch)) for shard in np.unique(positions[:, 0]).tolist()])
 
 
 def _warn_about_batch_norm(context: Context, name: str, bundle: ModelBundle) -> None:

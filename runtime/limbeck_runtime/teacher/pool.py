@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+from limbeck_runtime.storage import OutOfSpaceError
 from limbeck_runtime.store import TeacherStore
 from limbeck_runtime.teacher.plan import CaptureTask
 from limbeck_runtime.teacher.queue import CaptureFailedError, ShardQueue
@@ -29,6 +30,8 @@ SLOW_START_SECONDS: Final = 120.0
 GUARD_SECONDS: Final = 2.0
 _GUARD_SHARE: Final = 0.01
 _WAIT_SECONDS: Final = 0.2
+# The same where workers are idle until the student comes nearer.
+_PAUSED_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class PoolCallbacks:
 
     on_progress: Callable[[PoolProgress], object] = lambda progress: None
     on_captured: Callable[[int], object] = lambda num_samples: None
+    on_reused: Callable[[int], object] = lambda num_shards: None
+    on_vanished: Callable[[int], object] = lambda num_shards: None
     on_warning: Callable[[str], object] = lambda message: None
     on_failed: Callable[[BaseException], object] = lambda error: None
 
@@ -64,7 +69,8 @@ class TeacherPool:
         make_workers: called when there is something to do.
         max_workers: most workers; as many of them run as the resources give.
         min_workers: where fewer than this have started after two minutes, a warning says so.
-        lookahead: most shards captured beyond those that the student has begun; None does not bound it.
+        lookahead: most shards captured in this run beyond those that the student has begun; then workers pause.
+            None does not bound it.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class TeacherPool:
         self._thread = threading.Thread(target=self._run, name="limbeck-teacher-pool", daemon=True)
 
     def __enter__(self) -> Self:
+        self._callbacks.on_reused(self._reused)
         self._tell()
         self._thread.start()
         return self
@@ -123,8 +130,15 @@ class TeacherPool:
         if self._error is not None:
             raise self._error
 
+    def check_complete(self) -> None:
+        """Raise what ended the capture before all was there, if anything did."""
+        with self._lock:
+            finished = self._queue.finished
+        if not finished:
+            self.check()
+
     def consumed(self, num_tasks: int) -> None:
-        """The student has begun the first `num_tasks` tasks."""
+        """The student has begun the first `num_tasks` tasks, or waits for one of them."""
         with self._lock:
             self._queue.consumed(num_tasks)
 
@@ -167,7 +181,8 @@ class TeacherPool:
         with self._lock:
             for name in self._in_hand:
                 self._feed(workers, name)
-        for answer in workers.answers(_WAIT_SECONDS):
+            paused = self._queue.held_back
+        for answer in workers.answers(_PAUSED_SECONDS if paused else _WAIT_SECONDS):
             self._take(workers, answer)
         for name in self._queue.silent(self._clock()):
             self._lose(workers, name, "it did not answer any more", hung=True)
@@ -190,6 +205,7 @@ class TeacherPool:
             reopened = self._queue.reopen_missing(present)
             self._recomputed += reopened
         if reopened:
+            self._callbacks.on_vanished(reopened)
             self._callbacks.on_warning(f"{reopened} shards of teacher outputs were corrupt; they are computed again")
             self._tell()
 
@@ -244,6 +260,8 @@ class TeacherPool:
     def _failed(self, name: str, failed: Failed) -> None:
         if failed.task is None:
             raise CaptureFailedError(f"the teacher could not be loaded by its workers: {failed.error}")
+        if isinstance(failed.cause, OutOfSpaceError):
+            raise failed.cause  # another try would write as much
         self._in_hand[name] -= 1
         with self._lock:
             self._queue.fail(failed.task.identity, failed.error)
@@ -262,7 +280,9 @@ class TeacherPool:
             else:
                 self._captured += 1
                 self._num_samples += captured.result.num_samples
-        if not captured.result.already_there:
+        if captured.result.already_there:
+            self._callbacks.on_reused(1)
+        else:
             self._callbacks.on_captured(captured.result.num_samples)
         self._tell()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate
 from typing import Final
 
 from limbeck_runtime.teacher.plan import CaptureTask
@@ -28,8 +29,8 @@ class ShardQueue:
         tasks: in the order in which the student wants them.
         done: identities that the store has already.
         lease_seconds: a worker that is not heard of for so long loses its tasks.
-        lookahead: most tasks that may be leased or done beyond those that the student has begun; None does not
-            bound it.
+        lookahead: most tasks that may be leased or done beyond those that the student has begun, not counting those
+            that were done before; None does not bound it.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class ShardQueue:
             self._different.append(max(self._different[-1], self._places[task.identity] + 1))
         self._done = self._tasks.keys() & set(done)
         self._open = [place for identity, place in self._places.items() if identity not in self._done]
+        # How many of the first n were not done before.
+        self._missing = [0, *accumulate(int(identity not in self._done) for identity in self._identities)]
         self._leases: dict[str, str] = {}
         self._heard: dict[str, float] = {}
         self._failures: dict[str, int] = {}
@@ -79,21 +82,22 @@ class ShardQueue:
         """Whether nothing is left to do."""
         return len(self._done) == len(self._tasks)
 
+    @property
+    def held_back(self) -> bool:
+        """Whether there are open tasks, all of them too far ahead of the student."""
+        place = self._first_open()
+        return place is not None and not self._is_in_reach(place)
+
     def lease(self, worker: str, now: float) -> CaptureTask | None:
         """The next open task, leased to `worker`; None when there is none now."""
-        while self._open:
-            place = self._open[0]
-            if not self._is_open(place):
-                heapq.heappop(self._open)  # done by someone else meanwhile
-                continue
-            if not self._is_in_reach(place):
-                return None
-            heapq.heappop(self._open)
-            identity = self._identities[place]
-            self._leases[identity] = worker
-            self._heard.setdefault(worker, now)
-            return self._tasks[identity]
-        return None
+        place = self._first_open()
+        if place is None or not self._is_in_reach(place):
+            return None
+        heapq.heappop(self._open)
+        identity = self._identities[place]
+        self._leases[identity] = worker
+        self._heard.setdefault(worker, now)
+        return self._tasks[identity]
 
     def heartbeat(self, worker: str, now: float) -> None:
         """`worker` is alive: its leases run on."""
@@ -145,9 +149,15 @@ class ShardQueue:
         self._leases.pop(identity, None)
         heapq.heappush(self._open, self._places[identity])
 
-    def _is_open(self, place: int) -> bool:
-        identity = self._identities[place]
-        return identity not in self._done and identity not in self._leases
+    def _first_open(self) -> int | None:
+        while self._open:
+            identity = self._identities[self._open[0]]
+            if identity not in self._done and identity not in self._leases:
+                return self._open[0]
+            heapq.heappop(self._open)  # done by someone else meanwhile
+        return None
 
     def _is_in_reach(self, place: int) -> bool:
-        return self._lookahead is None or place < self._num_consumed + self._lookahead
+        if self._lookahead is None:
+            return True
+        return self._missing[place] - self._missing[self._num_consumed] < self._lookahead

@@ -169,7 +169,7 @@ class RayWorkers:
         try:
             value = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
-            return Failed(worker, task, f"{type(error.cause).__name__}: {error.cause}")
+            return Failed(worker, task, f"{type(error.cause).__name__}: {error.cause}", error.cause)
         except self._ray.exceptions.RayError as error:
             return Lost(worker, f"its process ended ({type(error).__name__})")
         if isinstance(value, CaptureResult):

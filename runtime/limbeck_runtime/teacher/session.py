@@ -1,8 +1,8 @@
-"""The capture of one step: a pool started for it, its progress told, its failure passed on to the students."""
+"""The capture of one step: a pool started for it, kept near the student, its progress told, its failure passed on."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -13,20 +13,58 @@ from limbeck_runtime.teacher.capture import CaptureSettings
 from limbeck_runtime.teacher.plan import CaptureTask
 from limbeck_runtime.teacher.pool import PoolCallbacks, PoolProgress, TeacherPool
 from limbeck_runtime.teacher.ray_workers import RayWorkers
-from limbeck_runtime.teacher.workers import Workers
+from limbeck_runtime.teacher.sign import Sign
+from limbeck_runtime.teacher.workers import TASKS_IN_HAND, Workers
+from limbeck_runtime.telemetry.metrics import Metrics
+
+
+class Teaching:
+    """A capture under way, which is told where the student is; for one thread."""
+
+    def __init__(self, pool: TeacherPool, tasks: Sequence[CaptureTask], metrics: Metrics) -> None:
+        self._pool, self._metrics = pool, metrics
+        self._tasks = {(task.shard, task.view): (place, task.identity) for place, task in enumerate(tasks, 1)}
+        self._at_hand: Sequence[tuple[int, int]] = ()
+        self._read: set[str] = set()
+
+    def come_to(self, places: Sequence[tuple[int, int]]) -> None:
+        """The student has read what it came to before, and comes to these shards and views now.
+
+        Raises what ended the capture, if outputs are missing still.
+        """
+        for place in self._at_hand:
+            _, identity = self._tasks[place]
+            if identity not in self._read:
+                self._read.add(identity)
+                self._metrics.shard_consumed()
+        self._at_hand = places
+        # What the next batch needs has begun: were it not within the teacher's reach, each would wait for the other.
+        self._pool.consumed(max((self._tasks[place][0] for place in places), default=0))
+        self.check()
+
+    def check(self) -> None:
+        """Raise what ended the capture, if outputs are missing still."""
+        self._pool.check_complete()
+
+
+def lookahead_of(tasks: Sequence[CaptureTask], *, window_shards: int, batch_size: int, max_workers: int) -> int:
+    """How many shards a teacher may capture beyond those that the student has come to.
+
+    As many as the student mixes at a time (`teacherOutputs.windowShards`), for so many it opens at most at once; and
+    more where one batch takes more, or where the pool's workers could not all be busy otherwise.
+    """
+    mean_size = sum(task.num_samples for task in tasks) / max(1, len(tasks))
+    of_a_batch = math.ceil(batch_size / mean_size) if mean_size else 1
+    return max(window_shards, of_a_batch, TASKS_IN_HAND * max_workers)
 
 
 @contextmanager
 def capturing(
-    context: Context,
-    step: str,
-    settings: CaptureSettings,
-    tasks: Sequence[CaptureTask],
-    lost_marker: str,
-) -> Iterator[TeacherPool]:
+    context: Context, step: str, settings: CaptureSettings, tasks: Sequence[CaptureTask], sign: Sign, lookahead: int
+) -> Iterator[Teaching]:
     """A pool that captures `tasks` while the block runs, first in the actors that the run has ready.
 
-    When it gives up it creates the object `lost_marker` in the store, so that students in other processes stop waiting.
+    When it gives up it takes the sign down, so that students in other processes stop waiting.
     """
 
     def tell(progress: PoolProgress) -> None:
@@ -41,9 +79,9 @@ def capturing(
         )
 
     def give_up(error: BaseException) -> None:
-        context.warn(f"the teacher gave up: {error}")
         with suppress(StorageError):
-            context.store.create(lost_marker, json.dumps({"error": str(error)}).encode())
+            sign.take_down()
+        context.warn(f"the teacher gave up: {error}")
 
     def make_workers() -> Workers:
         if context.teacher_workers is not None:
@@ -54,6 +92,8 @@ def capturing(
     callbacks = PoolCallbacks(
         on_progress=tell,
         on_captured=context.metrics.shard_captured,
+        on_reused=context.metrics.shards_reused,
+        on_vanished=context.metrics.shards_vanished,
         on_warning=context.warn,
         on_failed=give_up,
     )
@@ -63,12 +103,12 @@ def capturing(
         make_workers,
         max_workers=context.spec.cluster.teacher.max_replicas,
         min_workers=context.spec.cluster.teacher.min_replicas,
+        lookahead=lookahead,
         callbacks=callbacks,
     )
     try:
         with pool:
-            for _ in range(pool.progress().reused):
-                context.metrics.shard_reused()
-            yield pool
+            yield Teaching(pool, tasks, context.metrics)
     finally:
-        context.store.delete(lost_marker)
+        with suppress(StorageError):
+            sign.take_down()

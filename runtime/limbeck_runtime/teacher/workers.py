@@ -48,6 +48,7 @@ class Failed:
     worker: str
     task: CaptureTask | None
     error: str
+    cause: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class ThreadWorkers:
         worker, task = self._pending.pop(future)
         error = future.exception()
         if error is not None:
-            return Failed(worker, task, f"{type(error).__name__}: {error}")
+            return Failed(worker, task, f"{type(error).__name__}: {error}", error)
         return Captured(worker, task, future.result())
 
 

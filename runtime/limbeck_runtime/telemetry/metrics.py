@@ -46,7 +46,7 @@ class Metrics(Collector):
         self._rates = {ROLE_TEACHER: Rate(clock), ROLE_STUDENT: Rate(clock)}
         self._student = self._rates[ROLE_STUDENT]
         self._data_wait = Rate(clock)
-        self._captured = self._consumed = self._reused = 0
+        self._captured = self._consumed = self._reused = self._vanished = 0
         self._checkpoint_counts = [0] * (len(CHECKPOINT_BUCKETS_SECONDS) + 1)
         self._checkpoint_seconds = 0.0
         self._progress: dict[str, float] = {}
@@ -79,10 +79,15 @@ class Metrics(Collector):
             self._captured += 1
             self._rates[ROLE_TEACHER].add(samples)
 
-    def shard_reused(self) -> None:
-        """A wanted shard was in the store already."""
+    def shards_reused(self, count: int) -> None:
+        """So many wanted shards were in the store already."""
         with self._lock:
-            self._reused += 1
+            self._reused += count
+
+    def shards_vanished(self, count: int) -> None:
+        """So many shards that were in the store are not any more; they are captured again."""
+        with self._lock:
+            self._vanished += count
 
     def shard_consumed(self) -> None:
         """The student has read one shard for the first time."""
@@ -185,7 +190,7 @@ class Metrics(Collector):
     def _collect_store(self) -> Iterator[Metric]:
         with self._lock:
             captured, consumed, reused = self._captured, self._consumed, self._reused
-        present = captured + reused
+            present = captured + reused - self._vanished
         yield _counter(names.METRIC_STORE_CAPTURED, "Shards of teacher outputs written.", (), {(): captured})
         yield _counter(names.METRIC_STORE_CONSUMED, "Shards that the student has begun to read.", (), {(): consumed})
         yield _gauge(
@@ -198,7 +203,7 @@ class Metrics(Collector):
             names.METRIC_STORE_HIT,
             "Wanted shards that were in the store already, over all wanted so far.",
             (),
-            {(): reused / present} if present else {},
+            {(): reused / (captured + reused)} if captured + reused else {},
         )
 
     def _collect_checkpoints(self) -> Metric:

@@ -162,7 +162,7 @@ def test_a_teacher_that_gives_up_ends_the_run_with_its_own_reason(
     job = distil()
     with pytest.raises(CaptureFailedError, match="could not be loaded by its workers: MemoryError: too large"):
         go(job, Unable)
-    assert not list((Path(job["spec"]["output"]["uri"]) / "store").rglob("lost/*"))
+    assert not list(Path(job["spec"]["output"]["uri"]).rglob("teacher-at-work/*"))
     go(job)
 
 

@@ -16,8 +16,8 @@ from limbeck_runtime.steps.teacher_outputs import TeacherLostError, TeacherOutpu
 from limbeck_runtime.storage import LocalFiles, Storage
 from limbeck_runtime.store import FeatureCodec, TeacherStore
 from limbeck_runtime.store.layout import shard_path
+from limbeck_runtime.teacher.sign import Sign
 
-LOST = "lost/1.json"
 IDENTITIES = {(shard, view): f"{shard}{view}".rjust(64, "0") for shard in (0, 1) for view in (0, 1)}
 
 
@@ -47,8 +47,13 @@ def write(store: TeacherStore) -> Callable[[int, int], Path]:
 
 
 @pytest.fixture
-def outputs(store: TeacherStore) -> TeacherOutputs:
-    return TeacherOutputs(store, IDENTITIES, ("logits",), LOST)
+def sign(tmp_path: Path) -> Sign:
+    return Sign.put_up(Storage.open(str(tmp_path / "out"), files=LocalFiles(durable=False)), 1)
+
+
+@pytest.fixture
+def outputs(store: TeacherStore, sign: Sign) -> TeacherOutputs:
+    return TeacherOutputs(store, IDENTITIES, ("logits",), sign)
 
 
 def _batch(view: int) -> Batch:
@@ -77,17 +82,17 @@ def test_waiting_ends_when_the_shard_is_there(outputs: TeacherOutputs, write: Ca
     assert not waiting.is_alive()
 
 
-def test_waiting_ends_when_the_teacher_has_given_up(outputs: TeacherOutputs, store: TeacherStore) -> None:
-    store.storage.create(LOST, b"{}")
+def test_waiting_ends_when_the_teacher_has_given_up(outputs: TeacherOutputs, sign: Sign) -> None:
+    sign.take_down()
     with pytest.raises(TeacherLostError):
         outputs.wait_for(0, 0)
 
 
 def test_what_was_captured_before_the_teacher_gave_up_can_be_read(
-    outputs: TeacherOutputs, store: TeacherStore, write: Callable[[int, int], Path]
+    outputs: TeacherOutputs, sign: Sign, write: Callable[[int, int], Path]
 ) -> None:
     write(0, 0)
-    store.storage.create(LOST, b"{}")
+    sign.take_down()
     outputs.wait_for(0, 0)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from limbeck_runtime.storage import OutOfSpaceError, StorageError
+from limbeck_runtime.store import TeacherStore
 from limbeck_runtime.store.layout import shard_path
 from limbeck_runtime.teacher.capture import CaptureResult
 from limbeck_runtime.teacher.plan import CaptureTask
@@ -56,10 +58,7 @@ def test_a_second_run_reuses_everything_and_starts_no_worker(make_capture: Make)
     with pool_of_threads(of) as pool:
         assert pool.wait(PATIENCE)
 
-    def refuse() -> ThreadWorkers:
-        raise AssertionError("there is nothing to do")
-
-    with TeacherPool(of.tasks, of.store, refuse) as pool:
+    with TeacherPool(of.tasks, of.store, no_workers) as pool:
         assert pool.wait(PATIENCE)
         assert (pool.progress().reused, pool.progress().captured) == (3, 0)
 
@@ -77,6 +76,10 @@ def test_a_run_that_was_broken_off_is_completed_and_nothing_is_computed_twice(ma
         assert pool.wait(PATIENCE)
         assert (pool.progress().reused, pool.progress().captured) == (1, 3)
     assert of.module.num_samples - before == 15
+
+
+def no_workers() -> ThreadWorkers:
+    raise AssertionError("there is nothing to do")
 
 
 class Counting(torch.nn.Module):
@@ -286,6 +289,53 @@ def test_a_teacher_that_cannot_be_loaded_ends_the_capture_at_once(make_capture: 
     assert workers.started == ["w0"]
 
 
+def test_a_disk_without_room_ends_the_capture_at_once_with_its_cause(make_capture: Make) -> None:
+    workers = PlayedWorkers()
+    full = OutOfSpaceError("cannot create /store/shards/a.arrow: the disk or quota is full")
+    with workers.pool(make_capture()) as pool:
+        workers.wait_for(lambda: workers.started == ["w0"])
+        workers.say(Ready("w0"))
+        workers.wait_for(lambda: len(workers.given) == 3)
+        workers.say(Failed("w0", workers.given[0][1], f"OutOfSpaceError: {full}", full))
+        with pytest.raises(OutOfSpaceError, match=r"cannot create /store/shards/a\.arrow"):
+            pool.wait(PATIENCE)
+        with pytest.raises(OutOfSpaceError):
+            pool.check_complete()
+    assert len(workers.given) == 3
+    assert workers.stopped == ["w0"]
+
+
+def test_what_goes_wrong_after_all_was_captured_ends_nothing(make_capture: Make) -> None:
+    of = make_capture()
+    with pool_of_threads(of) as pool:
+        assert pool.wait(PATIENCE)
+    failed = threading.Event()
+    callbacks = PoolCallbacks(on_failed=lambda error: failed.set())
+    with TeacherPool(
+        of.tasks,
+        ListedOnce(of.store),  # type: ignore[arg-type]
+        no_workers,
+        guard_seconds=0.01,
+        callbacks=callbacks,
+    ) as pool:
+        assert failed.wait(PATIENCE)
+        with pytest.raises(StorageError):
+            pool.check()
+        pool.check_complete()
+
+
+class ListedOnce:
+    """A store that can be listed no second time."""
+
+    def __init__(self, store: TeacherStore) -> None:
+        self._listings = iter([store.identities()])
+
+    def identities(self) -> set[str]:
+        for identities in self._listings:
+            return identities
+        raise StorageError("cannot list the store")
+
+
 def test_no_more_workers_start_than_there_are_shards_left(make_capture: Make) -> None:
     workers = PlayedWorkers()
     with workers.pool(make_capture(num_shards=2), max_workers=5):
@@ -332,6 +382,25 @@ def test_the_teacher_stays_within_the_lookahead_of_the_student(make_capture: Mak
         pool.consumed(1)
         workers.wait_for(lambda: len(workers.given) == 3)
     assert [task.shard for _, task in workers.given] == [task.shard for task in of.tasks[:3]]
+
+
+def test_what_the_store_has_already_does_not_count_as_captured_ahead(make_capture: Make) -> None:
+    of = make_capture(num_shards=6, shard_size=1)
+    with pool_of_threads(of.with_(index=of.index)) as pool:
+        assert pool.wait(PATIENCE)
+    for place in (0, 3, 4, 5):
+        of.store.storage.delete(shard_path(of.tasks[place].identity))
+    workers = PlayedWorkers()
+    with workers.pool(of, lookahead=2) as pool:
+        workers.wait_for(lambda: workers.started == ["w0"])
+        workers.say(Ready("w0"))
+        workers.wait_for(lambda: len(workers.given) == 2)
+        for _, task in list(workers.given):
+            workers.done("w0", task)
+        assert not pool.wait(0.1)
+        pool.consumed(3)
+        workers.wait_for(lambda: len(workers.given) == 3)
+    assert [task.shard for _, task in workers.given] == [of.tasks[place].shard for place in (0, 3, 4)]
 
 
 def test_a_cluster_without_room_is_told(make_capture: Make) -> None:

@@ -107,6 +107,27 @@ def test_lookahead_counts_equal_shards_once() -> None:
     assert leased(of) == "b"
 
 
+def test_lookahead_does_not_count_what_was_there_before() -> None:
+    of = queue("abcdefgh", done="bcdg", lookahead=2)
+    assert leased(of) == "ae"
+    assert of.held_back
+    of.consumed(4)
+    assert leased(of) == "f"
+    of.consumed(5)
+    assert not of.held_back
+    assert leased(of) == "h"
+    assert not of.held_back
+
+
+def test_tasks_that_workers_have_are_not_held_back() -> None:
+    of = queue("ab", lookahead=1)
+    assert not of.held_back
+    assert leased(of) == "a"
+    assert of.held_back
+    of.release("w")
+    assert not of.held_back
+
+
 def test_a_lost_shard_is_within_reach_again_however_far_the_student_is() -> None:
     of = queue("abc", lookahead=1)
     for name in "abc":

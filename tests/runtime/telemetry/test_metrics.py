@@ -91,7 +91,7 @@ def test_waiting_for_data_is_a_share_of_the_time(metrics: Metrics, clock: Any) -
 def test_store_lag_and_hits_follow_the_shards(metrics: Metrics) -> None:
     for _ in range(3):
         metrics.shard_captured(samples=50)
-    metrics.shard_reused()
+    metrics.shards_reused(1)
     metrics.shard_consumed()
     assert value(metrics, "limbeck_store_lag_shards") == 3
     assert value(metrics, "limbeck_store_hit_ratio") == 0.25
