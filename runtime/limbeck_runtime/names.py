@@ -57,6 +57,8 @@ FILE_REPORT_JSON: Final = "report.json"
 FILE_REPORT_HTML: Final = "report.html"
 # The model card; the name is the Hugging Face hub's.
 FILE_MODEL_CARD: Final = "README.md"
+# Where a cloud output has both, in segments (see telemetry/log_upload.py).
+FOLDER_LOGS: Final = "logs"
 # Folder of TensorBoard event files.
 FOLDER_TENSORBOARD: Final = "tensorboard"
 # The folder of the finished model, and the list of all published files, which is written last.

@@ -63,6 +63,7 @@ def run(context: Context) -> tuple[Report, Published]:
         rows.append(judged.row)
         reports.append(_step_report(step, stage))
         _tell_recovery(context, judge, judged.row)
+        context.upload_logs()
     context.end_steps()
     result = make_result(context, judge, inputs, Finished(current, judged, rows, reports, known[-1]))
     context.fence.check()  # what is published is not guarded by a commit
