@@ -23,6 +23,7 @@ from limbeck.kube.cache import Change, Key
 from limbeck.kube.events import EventRecorder
 from limbeck.kube.informer import Informer
 from limbeck.kube.queue import KeyedQueue
+from limbeck.kube.reflector import Patience
 from limbeck.kube.transport import Resource, Transport
 from limbeck.kube.workers import Workers
 
@@ -35,13 +36,21 @@ _log = structlog.get_logger(__name__)
 
 
 class Operator:
-    """One replica. `identity` is this process's own name, which its events carry."""
+    """One replica. `identity` is this process's own name, which its events carry; `patience` is its reflectors'."""
 
-    def __init__(self, transport: Transport, settings: Settings, process: ProcessSettings, identity: str) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        process: ProcessSettings,
+        identity: str,
+        *,
+        patience: Patience | None = None,
+    ) -> None:
         self.metrics = Metrics()
         self._queue: KeyedQueue[Key] = KeyedQueue()
         self._informers: dict[Resource, Informer] = {
-            JOBS: Informer(transport, JOBS, self._job_changed, namespaces=process.namespaces)
+            JOBS: Informer(transport, JOBS, self._job_changed, namespaces=process.namespaces, patience=patience)
         }
         for kind in (RAY_JOBS, PODS):
             self._informers[kind] = Informer(
@@ -51,6 +60,7 @@ class Operator:
                 namespaces=process.namespaces,
                 label_selector=names.LABEL_JOB,
                 indexes={INDEX_JOB: job_label},
+                patience=patience,
             )
         self._recorder = EventRecorder(transport, controller=EVENT_SOURCE, instance=identity)
         reconciler = Reconciler(
