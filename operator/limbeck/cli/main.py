@@ -1,4 +1,4 @@
-"""`limbeck`: check, plan and run compression jobs."""
+"""`limbeck`: check, plan and run compression jobs, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from limbeck import names
+from limbeck.cli import cluster_commands
 
 app = typer.Typer(
     name="limbeck",
@@ -74,6 +75,10 @@ def local(
     from limbeck.cli import local as verb
 
     raise typer.Exit(verb.local(job, log_format=log_format, metrics_port=metrics_port, verbose=verbose))
+
+
+# Without a name its commands stand beside ours.
+app.add_typer(cluster_commands.app)
 
 
 def run() -> None:

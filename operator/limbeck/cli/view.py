@@ -11,6 +11,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import IO, Any, Protocol
 
@@ -18,9 +19,9 @@ from rich.console import Console
 
 from limbeck import names
 from limbeck.api.progress import Event, RunFinished, RunState, parse_event
+from limbeck.cli.printable import printable
 from limbeck.cli.view_lines import LinePainter
 from limbeck.cli.view_terminal import TerminalPainter
-from limbeck.cli.view_words import printable
 
 # A run that ended so will end so again: there is nothing to resume.
 _FINAL = frozenset({names.EXIT_OK, names.EXIT_GATE_FAILED, names.EXIT_USER_CODE_ERROR, names.EXIT_INVALID_SPEC})
@@ -34,6 +35,9 @@ class Painter(Protocol):
 
     def remark(self, text: str, *, style: str) -> None:
         """Show a line that no event said."""
+
+    def note(self, time: datetime, text: str, *, style: str) -> None:
+        """The same for a line that has a time."""
 
     def end(self) -> None:
         """Leave the stream as it is now."""
@@ -77,6 +81,14 @@ class View:
         if isinstance(event, RunFinished):
             self._finished = event
         self._painter.paint(event)
+
+    def note(self, wire: Mapping[str, Any], time: datetime, text: str, *, style: str = "dim") -> None:
+        """Show something that is no event of a run: `text` for people, `wire` for machines."""
+        if self._painter is None:
+            self._stream.write(json.dumps(wire) + "\n")
+            self._stream.flush()
+        else:
+            self._painter.note(time, printable(text), style=style)
 
     def stopping(self) -> None:
         """Say that a first Ctrl-C was heard and what a second one does."""

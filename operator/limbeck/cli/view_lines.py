@@ -8,6 +8,7 @@ from typing import IO
 from limbeck.api import progress
 from limbeck.api.progress import Event
 from limbeck.cli import view_words as words
+from limbeck.cli.printable import printable
 
 INTERVAL_SECONDS = 5.0
 
@@ -26,7 +27,7 @@ class LinePainter:
             case progress.CaptureProgress():
                 self._captures[event.step] = event
                 if self._is_due(event):
-                    self._line(event.time, f"{words.printable(event.step)}: {words.capture_words(event)}")
+                    self._line(event.time, f"{printable(event.step)}: {words.capture_words(event)}")
             case progress.StepProgress():
                 if self._is_due(event):
                     self._line(event.time, self._progress(event))
@@ -41,6 +42,10 @@ class LinePainter:
     def remark(self, text: str, *, style: str) -> None:
         """Write a line; `style` is for terminals."""
         self._write(text)
+
+    def note(self, time: datetime, text: str, *, style: str) -> None:
+        """Write a line with its time."""
+        self._line(time, text)
 
     def end(self) -> None:
         """Nothing is open."""
@@ -70,7 +75,7 @@ class LinePainter:
         if event.table:
             widths = [max(len(cell) for cell in column) for column in zip(*event.table, strict=True)]
             for row in event.table:
-                first, *rest = (words.printable(cell) for cell in row)
+                first, *rest = (printable(cell) for cell in row)
                 cells = [
                     first.ljust(widths[0]),
                     *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)),
@@ -81,7 +86,7 @@ class LinePainter:
         self._line(event.time, words.closing(event))
 
     def _line(self, time: datetime, text: str) -> None:
-        self._write(f"{time:%H:%M:%S}Z {words.printable(text)}")
+        self._write(f"{time:%H:%M:%S}Z {printable(text)}")
 
     def _write(self, text: str) -> None:
         self._stream.write(text + "\n")

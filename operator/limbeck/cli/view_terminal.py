@@ -10,6 +10,7 @@ v distil  41.2 s  recall@10 0.604
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from rich import box
@@ -22,6 +23,7 @@ from rich.text import Text
 from limbeck.api import progress
 from limbeck.api.progress import Event
 from limbeck.cli import view_words as words
+from limbeck.cli.printable import printable
 
 MAX_BAD_SAMPLES_SHOWN = 5
 _BAR_WIDTH = 40
@@ -70,7 +72,7 @@ class TerminalPainter:
         """Change the picture, or put a line above it."""
         match event:
             case progress.RunStarted():
-                self._title = Text.assemble((words.printable(event.job), "bold"), f"  attempt {event.attempt}")
+                self._title = Text.assemble((printable(event.job), "bold"), f"  attempt {event.attempt}")
                 self._steps = {name: _Step(name) for name in event.steps}
                 self._live.start()
             case progress.PlanMade():
@@ -99,6 +101,10 @@ class TerminalPainter:
         """Put a line above the picture; it is never folded, so that it can be copied."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
+    def note(self, time: datetime, text: str, *, style: str) -> None:
+        """Put a line above the picture; whoever watches knows what time it is."""
+        self.remark(text, style=style)
+
     def end(self) -> None:
         """Leave the last picture on the screen."""
         if self._live.is_started:
@@ -123,7 +129,7 @@ class TerminalPainter:
         head = Text.assemble(
             (symbol if self._is_unicode else plain_symbol, style),
             " ",
-            (words.printable(step.name).ljust(width), "dim" if is_quiet else "bold"),
+            (printable(step.name).ljust(width), "dim" if is_quiet else "bold"),
         )
         if step.state is not _State.RUNNING:
             return [Text.assemble(head, "  ", (step.ended, "dim")) if step.ended else head]
@@ -140,7 +146,7 @@ class TerminalPainter:
     def _end_step(self, event: progress.StepFinished | progress.StepSkipped) -> None:
         step = self._step(event.step)
         if isinstance(event, progress.StepSkipped):
-            step.state, step.ended = _State.SKIPPED, words.printable(event.reason)
+            step.state, step.ended = _State.SKIPPED, printable(event.reason)
         else:
             parts = [words.duration(event.seconds), words.metrics_words(event.metrics)]
             step.state, step.ended = _State.DONE, "  ".join(part for part in parts if part)
@@ -179,7 +185,7 @@ def _bar(head: Text, event: progress.StepProgress) -> RenderableType:
     percent = f"{100 * event.done // event.total} %" if event.total else ""
     left = words.time_left(event.eta_seconds) if event.eta_seconds is not None else ""
     bar = ProgressBar(total=max(event.total, 1), completed=event.done, finished_style="green")
-    grid.add_row(head, words.printable(event.phase), bar, f"{percent:>5}", left)
+    grid.add_row(head, printable(event.phase), bar, f"{percent:>5}", left)
     return grid
 
 
@@ -195,13 +201,13 @@ def _plan(event: progress.PlanMade) -> RenderableType:
     for heading in ("plan", "value", "reason"):
         grid.add_column(heading)
     for entry in event.entries:
-        cells = (words.printable(text) for text in (entry.field, entry.value, entry.reason))
+        cells = (printable(text) for text in (entry.field, entry.value, entry.reason))
         grid.add_row(*(Text(cell) for cell in cells))
     return grid
 
 
 def _table(rows: list[list[str]]) -> RenderableType:
-    head, *lines = ([words.printable(cell) for cell in row] for row in rows)
+    head, *lines = ([printable(cell) for cell in row] for row in rows)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for index, heading in enumerate(head):
         table.add_column(Text(heading), justify="right" if index else "left", no_wrap=index == 0)

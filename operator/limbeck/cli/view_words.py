@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from limbeck.api import progress
 from limbeck.api.progress import Event
+from limbeck.cli.printable import printable
 
 # As many metrics as one line holds; all of them are in the report.
 MAX_METRICS = 3
-
-
-def printable(text: str) -> str:
-    """Text from data without control characters, which could move the cursor or ring the bell."""
-    return "".join("?" if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +70,9 @@ def sentence(event: Event) -> str:
     match event:
         case progress.RunStarted():
             steps = ", ".join(event.steps)
-            return printable(f"run {event.job}, attempt {event.attempt}, epoch {event.epoch}; steps: {steps}")
+            # A job's status, unlike its run, does not know the epoch.
+            epoch = f", epoch {event.epoch}" if event.epoch else ""
+            return printable(f"run {event.job}, attempt {event.attempt}{epoch}; steps: {steps}")
         case progress.MetricsServing():
             return printable(f"metrics at {event.url}")
         case progress.StepStarted():
