@@ -16,12 +16,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import structlog
 
 from limbeck.kube.errors import AlreadyExistsError, NotFoundError, ServerError, TooManyRequestsError, UnreachableError
-from limbeck.kube.transport import Object, Resource, Transport
+from limbeck.kube.transport import Object, Resource
 
 EVENTS: Final = Resource("events.k8s.io", "v1", "events")
 
@@ -47,6 +47,13 @@ class Fact(NamedTuple):
     reason: str
     action: str
     note: str
+
+
+class Writer(Protocol):
+    """The calls of `Transport` that a recorder needs."""
+
+    def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object: ...
+    def patch(self, resource: Resource, name: str, body: Object, namespace: str | None = None) -> Object: ...
 
 
 @dataclass
@@ -122,7 +129,7 @@ class EventRecorder:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Writer,
         *,
         controller: str,
         instance: str,

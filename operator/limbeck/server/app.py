@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,14 +20,18 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect
 
+from limbeck import names
 from limbeck.api.posts import ProgressReply
+from limbeck.kube.events import EventRecorder
 from limbeck.server.access import Access
+from limbeck.server.announcements import Announcement
 from limbeck.server.cluster import Cluster
-from limbeck.server.history import History
+from limbeck.server.history import History, JobKey
 from limbeck.server.intake import Intake
 from limbeck.server.jobs import Jobs
 from limbeck.server.limits import Buckets
 from limbeck.server.metrics import Metrics
+from limbeck.server.names import EVENT_SOURCE
 from limbeck.server.patcher import Patcher
 from limbeck.server.refusal import Refusal
 from limbeck.server.rest import Name, Namespace, make_router
@@ -51,7 +56,8 @@ def create_app(settings: Settings, cluster: Cluster, clock: Callable[[], float] 
     )
     jobs = Jobs(cluster, clock, cache_seconds=settings.job_cache_seconds)
     buckets: Buckets[tuple[str, str]] = Buckets(settings.posts_per_second, settings.posts_burst, clock)
-    intake = Intake(access, jobs, history, buckets, hub.notify)
+    recorder = EventRecorder(cluster, controller=EVENT_SOURCE, instance=socket.gethostname())
+    intake = Intake(access, jobs, history, buckets, hub.notify, _announcer(recorder))
     patcher = Patcher(
         cluster,
         history,
@@ -60,7 +66,9 @@ def create_app(settings: Settings, cluster: Cluster, clock: Callable[[], float] 
         interval_seconds=settings.patch_interval_seconds,
         retention_days=settings.retention_days,
     )
-    app = FastAPI(title="limbeck server", docs_url=None, redoc_url=None, lifespan=_lifespan(history, hub, patcher))
+    app = FastAPI(
+        title="limbeck server", docs_url=None, redoc_url=None, lifespan=_lifespan(history, hub, patcher, recorder)
+    )
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(SQLAlchemyError, _history_unavailable)
     _add_intake(app, intake, metrics, settings.max_post_bytes)
@@ -70,13 +78,27 @@ def create_app(settings: Settings, cluster: Cluster, clock: Callable[[], float] 
     return app
 
 
-def _lifespan(history: History, hub: Hub, patcher: Patcher) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _announcer(recorder: EventRecorder) -> Callable[[JobKey, Announcement], None]:
+    """Has an Event of the job written; it may be lost, but is never repeated."""
+
+    def announce(key: JobKey, announcement: Announcement) -> None:
+        metadata = {"name": key.name, "namespace": key.namespace, "uid": key.uid}
+        job = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata}
+        recorder.record(job, "Normal", announcement.reason, announcement.note, action="Run")
+
+    return announce
+
+
+def _lifespan(
+    history: History, hub: Hub, patcher: Patcher, recorder: EventRecorder
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         hub.open()
         stop = threading.Event()
         worker = threading.Thread(target=patcher.run, args=(stop,), name="patcher", daemon=True)
         worker.start()
+        recorder.start()
         app.state.worker = worker
         try:
             yield
@@ -84,6 +106,7 @@ def _lifespan(history: History, hub: Hub, patcher: Patcher) -> Callable[[FastAPI
             hub.close()
             stop.set()
             await asyncio.to_thread(worker.join, _STOP_SECONDS)
+            await asyncio.to_thread(recorder.stop)
             history.close()
 
     return lifespan

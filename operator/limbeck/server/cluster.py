@@ -1,4 +1,4 @@
-"""What the server asks of Kubernetes: token reviews, pods, jobs and their status.
+"""What the server asks of Kubernetes: token reviews, pods, jobs and their status, Events of jobs.
 
 Left out: how (`limbeck.kube.transport`).
 """
@@ -22,7 +22,7 @@ class Cluster(Protocol):
         """One object."""
 
     def create(self, resource: Resource, body: dict[str, Any], namespace: str | None = None) -> dict[str, Any]:
-        """Create an object; for a token review the answer is the review."""
+        """Create an object, which is a token review (the answer is the review) or an Event."""
 
     def patch(
         self,

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from limbeck.api.posts import ProgressPost, TrainingRecord
 from limbeck.api.progress import RATE_LIMITED, to_wire
+from limbeck.server.announcements import Announcement, announce
 from limbeck.server.names import KIND_RECORD
 from limbeck.server.schema import ENTRIES, JOBS, RUNS, open_engine, prepare
 from limbeck.server.standing import Standing, fold
@@ -81,18 +82,30 @@ class History:
         with self._engine.connect() as connection:
             connection.execute(select(1))
 
-    def record(self, key: JobKey, post: ProgressPost, first: Standing | None = None) -> bool:
+    def record(
+        self,
+        key: JobKey,
+        post: ProgressPost,
+        first: Standing | None = None,
+        said: Callable[[Announcement], None] = lambda announcement: None,
+    ) -> bool:
         """Take one post; False if it had been taken before. Raises StaleRunError.
 
-        A job that the history does not know stands where `first` says.
+        A job that the history does not know stands where `first` says. `said` is told, once the post is taken for
+        good, what it makes worth announcing.
         """
         first = first or Standing()
         try:
-            return self._record(key, post, first)
+            announcements = self._record(key, post, first)
         except IntegrityError:  # two replicas met the job's first post at once: now the row is there
-            return self._record(key, post, first)
+            announcements = self._record(key, post, first)
+        for announcement in announcements or ():
+            said(announcement)
+        return announcements is not None
 
-    def _record(self, key: JobKey, post: ProgressPost, first: Standing) -> bool:
+    def _record(self, key: JobKey, post: ProgressPost, first: Standing) -> list[Announcement] | None:
+        """What to announce; None for a post that had been taken before."""
+        announcements: list[Announcement] = []
         with self._write.begin() as connection:
             job = connection.execute(select(JOBS).where(JOBS.c.uid == key.uid).with_for_update()).one_or_none()
             if job is None:
@@ -101,18 +114,18 @@ class History:
             if post.epoch < job.epoch:
                 raise StaleRunError(f"epoch {post.epoch} is over: a driver with epoch {job.epoch} has taken over")
             if not _is_new(connection, key.uid, post):
-                return False
+                return None
             now = self._clock()
             values: dict[str, Any] = {"attempt": post.attempt, "epoch": post.epoch, "updated": now}
             values["dropped"] = job.dropped + post.dropped
             if post.events:
-                standing = fold(
-                    Standing.model_validate_json(job.standing), post.events, datetime.fromtimestamp(now, UTC)
-                )
+                before = Standing.model_validate_json(job.standing)
+                standing = fold(before, post.events, datetime.fromtimestamp(now, UTC))
+                standing, announcements = announce(standing, post.events)
                 values |= {"standing": standing.model_dump_json(), "revision": job.revision + 1}
             connection.execute(update(JOBS).where(JOBS.c.uid == key.uid).values(**values))
             self._append(connection, key.uid, post)
-        return True
+        return announcements
 
     def _append(self, connection: Connection, uid: str, post: ProgressPost) -> None:
         for step, records in _by_step(post.records).items():

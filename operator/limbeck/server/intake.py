@@ -6,12 +6,14 @@ Left out: HTTP (`app.py`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from limbeck.api.posts import ProgressPost, ProgressReply
 from limbeck.server.access import Access, check_belongs
+from limbeck.server.announcements import Announcement
 from limbeck.server.history import History, JobKey, StaleRunError
 from limbeck.server.jobs import Jobs
 from limbeck.server.limits import Buckets
@@ -30,9 +32,14 @@ class Intake:
         history: History,
         posts: Buckets[tuple[str, str]],
         taken: Callable[[str], None],
+        announce: Callable[[JobKey, Announcement], None],
     ) -> None:
-        """`taken` is told the UID of each job about which something new is known; any thread may call."""
-        self._access, self._jobs, self._history, self._posts, self._taken = access, jobs, history, posts, taken
+        """`taken` is told the UID of each job about which something new is known, `announce` what deserves an Event.
+
+        Any thread may call.
+        """
+        self._access, self._jobs, self._history, self._posts = access, jobs, history, posts
+        self._taken, self._announce = taken, announce
 
     def accept(self, namespace: str, name: str, token: str, body: bytes) -> ProgressReply:
         """Take a post for one job. Raises Refusal."""
@@ -45,8 +52,9 @@ class Intake:
         job = self._jobs.current(namespace, name)
         check_belongs(poster, job)
         post = _parsed(body)
+        key = JobKey(job.uid, namespace, name)
         try:
-            is_new = self._history.record(JobKey(job.uid, namespace, name), post, job.standing)
+            is_new = self._history.record(key, post, job.standing, partial(self._announce, key))
         except StaleRunError as error:
             raise Refusal(409, "StaleRun", f"{error}; stop") from error
         except SQLAlchemyError as error:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from limbeck.api.posts import Wanted
 from limbeck.kube.errors import KubeError, NotFoundError
+from limbeck.server.announcements import assume_announced
 from limbeck.server.cluster import JOBS, Cluster
 from limbeck.server.limits import Cache
 from limbeck.server.refusal import Refusal
@@ -87,6 +88,6 @@ def _described(found: dict[str, Any]) -> Job:
 
 def _standing(status: dict[str, Any]) -> Standing:
     try:
-        return Standing.from_status(status)
+        return assume_announced(Standing.from_status(status))
     except ValidationError:  # written by a server of another version; the next run writes it anew
         return Standing()

@@ -7,6 +7,8 @@ from typing import Final
 ENV_PREFIX: Final = "LIMBECK_SERVER_"
 # Owner of status.progress, status.steps and status.result, and of nothing else.
 FIELD_MANAGER: Final = "limbeck-server"
+# Who speaks in the Events that the server writes.
+EVENT_SOURCE: Final = "limbeck.dev/server"
 
 # Metrics; none carries a job's name, so their number does not grow with the jobs.
 METRIC_POSTS: Final = "limbeck_server_posts_total"

@@ -31,6 +31,10 @@ class Standing(ApiModel):
     progress: Progress = Field(default_factory=Progress, description="Latest progress.")
     result: Result | None = Field(None, description="What came out.")
     ended: RunState | None = Field(None, description="How the newest run ended; null while it runs.")
+    # For announcements.py.
+    announced: list[str] = Field(default_factory=list, description="What had its Event.")
+    checkpoint: str = Field("", description="The newest checkpoint, in words.")
+    first_checkpoint: str = Field("", description="The first one, in words.")
 
     @classmethod
     def from_status(cls, status: Mapping[str, Any]) -> Standing:
@@ -88,7 +92,8 @@ def _begun(standing: Standing, event: progress.RunStarted) -> Standing:
         for name in dict.fromkeys(_text(name) for name in event.steps[:MAX_STEPS])
     ]
     teacher = standing.progress.teacher.model_copy(update={"replicas": 0})
-    return Standing(steps=steps, progress=Progress(teacher=teacher))
+    update = {"steps": steps, "progress": Progress(teacher=teacher), "result": None, "ended": None}
+    return standing.model_copy(update=update)
 
 
 def _moved(standing: Standing, event: progress.StepProgress) -> Standing:

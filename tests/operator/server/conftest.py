@@ -19,6 +19,7 @@ import uvicorn
 
 from limbeck.api.posts import ProgressPost
 from limbeck.kube.errors import ConflictError, KubeError, NotFoundError
+from limbeck.kube.events import EVENTS
 from limbeck.kube.transport import APPLY, Resource
 from limbeck.server.app import create_app
 from limbeck.server.cluster import JOBS, PODS, TOKEN_REVIEWS
@@ -52,7 +53,9 @@ class FakeCluster:
         self.jobs: dict[tuple[str, str], dict[str, Any]] = {}
         self.calls: list[tuple[str, str]] = []
         self.applied: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         self._lock = threading.Lock()
+        self._announced = threading.Condition()
         self._faults: dict[str, list[KubeError]] = {}
         self._uids = (f"uid-{number}" for number in itertools.count(1))
         # Set whenever a status has been written.
@@ -102,6 +105,12 @@ class FakeCluster:
         """The next calls of a verb are answered by these errors."""
         self._faults.setdefault(verb, []).extend(errors)
 
+    def announced(self, number: int) -> list[str]:
+        """The reasons of all Events once there are so many."""
+        with self._announced:
+            assert self._announced.wait_for(lambda: len(self.events) >= number, 20), self.events
+            return [event["reason"] for event in self.events]
+
     def count(self, verb: str, resource: Resource) -> int:
         return self.calls.count((verb, resource.plural))
 
@@ -115,6 +124,12 @@ class FakeCluster:
 
     def create(self, resource: Resource, body: dict[str, Any], namespace: str | None = None) -> dict[str, Any]:
         self._called("create", resource)
+        if resource == EVENTS:
+            assert (body["metadata"]["namespace"], body["regarding"]["kind"]) == (namespace, "CompressionJob")
+            with self._announced:
+                self.events.append(copy.deepcopy(body))
+                self._announced.notify_all()
+            return body
         assert resource == TOKEN_REVIEWS
         assert namespace is None
         assert (body["apiVersion"], body["kind"]) == ("authentication.k8s.io/v1", "TokenReview")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from limbeck.kube.errors import UnreachableError
+from limbeck.kube.errors import ForbiddenError, UnreachableError
 
 STARTED = ("run_started", {"job": "emoji", "steps": ["distil", "int8"], "epoch": 1, "attempt": 1})
 DISTIL = ("step_started", {"step": "distil", "method": "distil", "index": 1, "total": 2})
@@ -48,6 +48,47 @@ def test_two_posts_of_the_same_sequence_count_once(serve: Any, cluster: Any, bui
     replies = [served.post(token, build_post(1, WARNING)).json() for _ in range(2)]
     assert replies == [{"wanted": "Run", "duplicate": False}, {"wanted": "Run", "duplicate": True}]
     assert len(served.client.get(f"{JOB}/history").json()["items"]) == 1
+
+
+FINISHED = ("step_finished", {"step": "distil", "seconds": 41.0, "metrics": {"recall@10": 0.5}})
+CAPTURE = ("capture_progress", {"step": "distil", "done": 12, "total": 12, "replicas": 1})
+
+
+def test_what_people_should_know_becomes_an_event_of_the_job_once(serve: Any, cluster: Any, build_post: Any) -> None:
+    uid = cluster.add_job("emoji")
+    served, token = serve(cluster), cluster.add_pod("emoji")
+    post = build_post(1, STARTED, CAPTURE)
+    for _ in range(2):  # the second is known by its number
+        served.post(token, post)
+    served.post(token, build_post(2, CAPTURE, WARNING, FINISHED))
+    assert cluster.announced(3) == ["TeacherCaptureStarted", "TeacherStoreReady", "StepCompleted"]
+    event = cluster.events[2]
+    assert (event["type"], event["note"]) == ("Normal", "step distil is complete: recall@10 0.5")
+    assert event["reportingController"] == "limbeck.dev/server"
+    assert event["regarding"] == {
+        "apiVersion": "limbeck.dev/v1alpha1", "kind": "CompressionJob", "name": "emoji", "namespace": "vision",
+        "uid": uid, "resourceVersion": "",
+    }  # fmt: skip
+
+
+def test_neither_a_restart_nor_a_second_replica_repeats_an_event(serve: Any, cluster: Any, build_post: Any) -> None:
+    cluster.add_job("emoji")
+    token = cluster.add_pod("emoji")
+    serve(cluster).post(token, build_post(1, CAPTURE))
+    cluster.announced(2)
+    serve(cluster).post(token, build_post(1, CAPTURE, FINISHED, run="second-run", epoch=2))
+    assert cluster.announced(3) == ["TeacherCaptureStarted", "TeacherStoreReady", "StepCompleted"]
+
+
+def test_a_server_that_may_write_no_events_still_takes_posts(serve: Any, cluster: Any, build_post: Any) -> None:
+    cluster.add_job("emoji")
+    served, token = serve(cluster), cluster.add_pod("emoji")
+    served.post(token, build_post(1, STARTED))
+    cluster.fail("create", ForbiddenError(403, "Forbidden", "may not create events"))
+    assert served.post(token, build_post(2, FINISHED)).json() == {"wanted": "Run", "duplicate": False}
+    assert cluster.refused.wait(20)
+    served.post(token, build_post(3, CAPTURE))
+    assert cluster.announced(2) == ["TeacherCaptureStarted", "TeacherStoreReady"]
 
 
 @pytest.mark.parametrize(("job", "namespace"), [("other", "vision"), ("emoji", "speech"), ("emoji-2", "vision")])

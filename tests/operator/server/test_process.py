@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from limbeck.kube.errors import KubeError
+from limbeck.kube.events import EVENTS
 from limbeck.server.cluster import JOBS, PODS, TOKEN_REVIEWS
 from limbeck_runtime.telemetry.events import EventLog
 from limbeck_runtime.telemetry.poster import post_progress
@@ -44,6 +45,8 @@ def kubernetes_over_http(cluster: Any) -> ThreadingHTTPServer:
 
         def do_POST(self) -> None:
             def create(path: str, body: Any) -> Any:
+                if path == EVENTS.path("vision"):
+                    return cluster.create(EVENTS, body, "vision")
                 assert path == TOKEN_REVIEWS.path()
                 return cluster.create(TOKEN_REVIEWS, body)
 
@@ -188,6 +191,22 @@ def test_a_server_that_is_killed_and_started_again_keeps_its_history(start: Any,
     assert post(client, token, build_post(2, WARNING))["duplicate"] is False
     assert len(client.get(f"{JOB}/history").json()["items"]) == 3
     assert cluster.written.wait(20)
+
+
+def test_a_server_that_is_killed_and_started_again_repeats_no_event(start: Any, cluster: Any, build_post: Any) -> None:
+    cluster.add_job("emoji")
+    token = cluster.add_pod("emoji")
+    finished = {"seconds": 1.0, "metrics": {}}
+    process, client = start()
+    post(client, token, build_post(1, ("step_finished", {"step": "distil", **finished})))
+    assert cluster.announced(1) == ["StepCompleted"]
+    process.end(signal.SIGKILL)
+
+    _, client = start()
+    steps = [("step_finished", {"step": name, **finished}) for name in ("distil", "int8")]
+    post(client, token, build_post(2, *steps))
+    cluster.announced(2)
+    assert [event["note"] for event in cluster.events] == ["step distil is complete", "step int8 is complete"]
 
 
 def test_a_server_that_is_to_stop_does_so_though_clients_follow(start: Any, cluster: Any, build_post: Any) -> None:

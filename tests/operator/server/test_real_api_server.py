@@ -11,6 +11,7 @@ import pytest
 
 from limbeck.api.crd import custom_resource_definition
 from limbeck.kube.errors import AlreadyExistsError
+from limbeck.kube.events import EVENTS
 from limbeck.kube.transport import APPLY, MERGE, Resource, Transport
 from limbeck.server.cluster import JOBS, PODS
 
@@ -26,6 +27,7 @@ RULES = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
     {"apiGroups": ["limbeck.dev"], "resources": ["compressionjobs"], "verbs": ["get"]},
     {"apiGroups": ["limbeck.dev"], "resources": ["compressionjobs/status"], "verbs": ["patch"]},
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
 ]
 STARTED = ("run_started", {"job": "emoji", "steps": ["distil"], "epoch": 1, "attempt": 1})
 RBAC = "rbac.authorization.k8s.io"
@@ -124,6 +126,27 @@ def test_a_run_reports_and_the_status_shows_it_beside_the_operators_fields(
     [ours] = [entry for entry in managed if entry["manager"] == "limbeck-server"]
     assert (ours["operation"], ours["subresource"]) == ("Apply", "status")
     assert set(ours["fieldsV1"]["f:status"]) <= {"f:progress", "f:steps", "f:result"}
+
+
+def test_what_people_should_know_is_among_the_events_of_the_job(
+    control_plane: ControlPlane,
+    admin: Transport,
+    namespace: str,
+    make_job: Any,
+    token_of: Any,
+    serve: Any,
+    build_post: Any,
+) -> None:
+    uid = make_job()["metadata"]["uid"]
+    served = serve(Transport(control_plane.client(USER)))
+    finished = ("step_finished", {"step": "distil", "seconds": 41.0, "metrics": {"recall@10": 0.5}})
+    assert served.post(token_of("emoji"), build_post(1, finished), ns=namespace).status_code == 200
+
+    def noted() -> str:
+        found = admin.list(EVENTS, namespace)["items"]
+        return str([event["note"] for event in found if event["regarding"]["uid"] == uid])
+
+    wait_until(noted, "step distil is complete: recall@10 0.5")
 
 
 def test_a_token_for_another_audience_and_one_of_another_jobs_pod_are_refused(
