@@ -58,8 +58,11 @@ def test_a_second_run_reuses_everything_and_starts_no_worker(make_capture: Make)
     with pool_of_threads(of) as pool:
         assert pool.wait(PATIENCE)
 
-    with TeacherPool(of.tasks, of.store, no_workers) as pool:
+    reused: list[int] = []
+    callbacks = PoolCallbacks(on_reused=reused.append)
+    with TeacherPool(of.tasks, of.store, no_workers, callbacks=callbacks) as pool:
         assert pool.wait(PATIENCE)
+        assert reused == [3]
         assert (pool.progress().reused, pool.progress().captured) == (3, 0)
 
 
@@ -101,7 +104,13 @@ def test_a_shard_that_the_student_discards_as_corrupt_is_computed_again_and_coun
         if progress.recomputed and progress.done == progress.total:
             recomputed.set()
 
-    callbacks = PoolCallbacks(on_progress=look, on_warning=warnings.append)
+    counted: list[tuple[str, int]] = []
+    callbacks = PoolCallbacks(
+        on_progress=look,
+        on_warning=warnings.append,
+        on_captured=lambda num_samples: counted.append(("captured", num_samples)),
+        on_vanished=lambda num_shards: counted.append(("vanished", num_shards)),
+    )
     with pool_of_threads(of, callbacks=callbacks, guard_seconds=0.05) as pool:
         assert pool.wait(PATIENCE)
         victim = of.tasks[1].identity
@@ -112,6 +121,7 @@ def test_a_shard_that_the_student_discards_as_corrupt_is_computed_again_and_coun
         assert pool.wait(PATIENCE)
         assert of.store.open(victim).num_samples == 5
         assert pool.progress().recomputed == 1
+    assert counted == [("captured", 5)] * 3 + [("vanished", 1), ("captured", 5)]
     assert warnings == ["1 shards of teacher outputs were corrupt; they are computed again"]
 
 

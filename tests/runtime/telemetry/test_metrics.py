@@ -98,6 +98,15 @@ def test_store_lag_and_hits_follow_the_shards(metrics: Metrics) -> None:
     assert value(metrics, "limbeck_samples_total", role="teacher") == 150
 
 
+def test_a_shard_that_is_captured_again_does_not_count_as_two_ahead(metrics: Metrics) -> None:
+    metrics.shards_reused(2)
+    metrics.shards_vanished(1)
+    assert value(metrics, "limbeck_store_lag_shards") == 1
+    metrics.shard_captured(samples=50)
+    assert value(metrics, "limbeck_store_lag_shards") == 2
+    assert value(metrics, "limbeck_store_captured_shards_total") == 1
+
+
 def test_hits_have_no_value_before_a_shard_is_wanted(metrics: Metrics) -> None:
     assert value(metrics, "limbeck_store_hit_ratio") is None
 
