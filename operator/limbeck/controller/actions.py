@@ -67,21 +67,23 @@ class Actions:
             plan = resolve(self.job.spec)
         except ValueError as error:  # the operator that planned it was of another version
             raise RefusedError(Refusal.INVALID, str(error)) from error
-        ledger = read_ledger(self.cluster, self.job) if attempt > 1 else Ledger()
-        self._create(CONFIG_MAPS, config_map(self.job, plan, ledger, self.settings))
-        self._create(NETWORK_POLICIES, network_policy(self.job, self.settings))
+        earlier = attempt > 1
+        ledger = read_ledger(self.cluster, self.job) if earlier else Ledger()
+        self._create(CONFIG_MAPS, config_map(self.job, plan, ledger, self.settings), look_first=earlier)
+        self._create(NETWORK_POLICIES, network_policy(self.job, self.settings), look_first=earlier)
         ray_job = desired_rayjob(self.job, attempt, self.settings)
         if self._create(RAY_JOBS, ray_job):
             yield Event("Normal", EVENT_RAY_JOB_CREATED, f"RayJob {ray_job['metadata']['name']} was created")
 
-    def _create(self, resource: Resource, body: Object) -> bool:
-        """Whether it was made now; False if the job has it already."""
+    def _create(self, resource: Resource, body: Object, *, look_first: bool = False) -> bool:
+        """Whether it was made now; False if the job has it already. `look_first` spares a write that would be vain."""
         name = body["metadata"]["name"]
+        if look_first and self._has(resource, name):
+            return False
         try:
             self.cluster.create(resource, body, self.job.metadata.namespace)
         except AlreadyExistsError:
-            existing = self.cluster.get(resource, name, self.job.metadata.namespace)
-            if is_owned(existing, uid_of(self.job)) and "deletionTimestamp" not in existing["metadata"]:
+            if self._has(resource, name):
                 return False
             message = f"{body['kind']} {name} must be this job's, got one that is not; delete it, or rename the job"
             raise RefusedError(Refusal.NAME_TAKEN, message) from None
@@ -96,6 +98,13 @@ class Actions:
             raise RefusedError(Refusal.INVALID, f"{body['kind']} {name} is invalid: {error.message}") from error
         self.metrics.wrote(body["kind"])
         return True
+
+    def _has(self, resource: Resource, name: str) -> bool:
+        try:
+            found = self.cluster.get(resource, name, self.job.metadata.namespace)
+        except NotFoundError:
+            return False
+        return is_owned(found, uid_of(self.job)) and "deletionTimestamp" not in found["metadata"]
 
     def _record(self, entry: Entry) -> None:
         namespace, name = self.job.metadata.namespace, children_name(self.job.metadata.name)

@@ -80,9 +80,10 @@ class Cluster(Protocol):
 
 def observe(cluster: Cluster, job: CompressionJob) -> Observed:
     """What there is of the job. Of a finished one only what has to be removed is looked at."""
-    ray_jobs, served = _ray_jobs(cluster, job)
     if is_finished(job.status):
+        ray_jobs, served = _listed_ray_jobs(cluster, job)
         return Observed(ray_jobs=ray_jobs, kuberay_served=served)
+    ray_jobs, served = _ray_jobs(cluster, job)
     exists = any(each["metadata"]["name"] == _current_name(job) for each in ray_jobs)
     return Observed(
         ray_jobs=ray_jobs,
@@ -109,20 +110,24 @@ def ledger_in(config_map: Object) -> Ledger:
 
 def _ray_jobs(cluster: Cluster, job: CompressionJob) -> tuple[list[Object], bool]:
     """The job's RayJobs, and whether the cluster knows what that is."""
-    try:
-        found = [each for each in _all(cluster, RAY_JOBS, job) if is_owned(each, uid_of(job))]
-    except NotFoundError:
-        return [], False
+    found, served = _listed_ray_jobs(cluster, job)
     name = _current_name(job)
-    # That one is lost is never concluded from a list, which may be older than the one who made it.
-    if name and job.status.ray_job == name and all(each["metadata"]["name"] != name for each in found):
+    # That one is lost, or still to be made, is never concluded from a list, which may be older than the one made.
+    if served and name and all(each["metadata"]["name"] != name for each in found):
         try:
             current = cluster.get(RAY_JOBS, name, job.metadata.namespace)
         except NotFoundError:
             return found, True
         if is_owned(current, uid_of(job)):
             found.append(current)
-    return found, True
+    return found, served
+
+
+def _listed_ray_jobs(cluster: Cluster, job: CompressionJob) -> tuple[list[Object], bool]:
+    try:
+        return [each for each in _all(cluster, RAY_JOBS, job) if is_owned(each, uid_of(job))], True
+    except NotFoundError:
+        return [], False
 
 
 def _current_name(job: CompressionJob) -> str:

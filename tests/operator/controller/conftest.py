@@ -49,6 +49,8 @@ class MemoryCluster:
         # Number of the write that fails, from 1, and whether it was carried out before the answer got lost.
         self.fault: tuple[int, bool] | None = None
         self.refusals: dict[Resource, Exception] = {}
+        # Kinds of which a cache that lags behind lists nothing.
+        self.unlisted: set[Resource] = set()
         # What a cache that lags behind answers to `get`.
         self.stale: dict[Resource, Object] = {}
 
@@ -71,6 +73,8 @@ class MemoryCluster:
             for (kind, place, _), item in sorted(self.objects.items(), key=lambda pair: pair[0][2])
             if kind == resource and place == namespace and item["metadata"].get("labels", {}).get(key) == value
         ]
+        if resource in self.unlisted:
+            found = []
         first = int(continue_ or 0)
         metadata = {"continue": str(first + 2)} if len(found) > first + 2 else {}
         return copy.deepcopy({"metadata": metadata, "items": found[first : first + 2]})

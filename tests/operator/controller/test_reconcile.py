@@ -358,6 +358,24 @@ def test_who_has_read_an_old_state_of_the_job_makes_nothing(new_world: NewWorld)
     assert world.ray_jobs() == []
 
 
+def test_a_round_that_does_not_see_its_ray_job_in_a_list_makes_no_second_one(new_world: NewWorld) -> None:
+    world = new_world([RUNS_ON])
+    world.reconcile()
+    before = world.cluster.num_writes
+    world.cluster.unlisted.add(RAY_JOBS)
+    world.reconcile()
+    assert world.status()["rayJob"] == "emoji-1"
+    assert world.cluster.writes[before:] == ["patch compressionjobs/status"]
+
+
+def test_a_further_attempt_writes_nothing_that_is_there(new_world: NewWorld) -> None:
+    world = new_world([CRASHED, SUCCEEDED])
+    world.run_to_rest()
+    for kind in ("configmaps", "networkpolicies"):
+        assert world.cluster.writes.count(f"create {kind}") == 1
+    assert world.cluster.writes.count("create rayjobs") == 2
+
+
 def test_children_on_the_second_page_of_a_list_are_seen(new_world: NewWorld) -> None:
     world = new_world([RUNS_ON])
     world.run_to_rest()
