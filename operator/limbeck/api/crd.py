@@ -97,7 +97,9 @@ def _shown(who: str, field: str, is_required: bool) -> str:
 
 def _printer_columns() -> list[dict[str, Any]]:
     def column(name: str, path: str, kind: str = "string", priority: int = 0) -> dict[str, Any]:
-        return {"name": name, "jsonPath": path, "type": kind, "priority": priority}
+        shown = {"name": name, "jsonPath": path, "type": kind}
+        # The API server drops a priority of 0: who compares what he applied with what is there would see a difference.
+        return shown | {"priority": priority} if priority else shown
 
     return [
         column("Status", ".status.phase"),
