@@ -3,7 +3,7 @@
 Debian's buildah does it, on a base image made of Debian's packages. All lies in the cache ($LIMBECK_CACHE, else
 ~/.cache/limbeck): buildah's layers, and an OCI layout from which `Image.load` gives containerd what it lacks, so that a
 change of our code moves the last small layer only. How this machine reaches package indices is mounted into a build and
-never part of an image. Left out on purpose: other architectures, signatures, and throwing a base image away.
+never part of an image. Left out on purpose: other architectures, signatures, and throwing old layers of buildah's away.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
 import packageindex
 from gotools import CannotBuildError
+from ocilayout import Image, forget_old_blobs
 
 Target = Literal["operator", "runtime"]
 TARGETS: tuple[Target, ...] = ("operator", "runtime")
@@ -62,119 +60,27 @@ def image_cache() -> Path:
     return Path(os.environ.get("LIMBECK_CACHE", Path.home() / ".cache" / "limbeck")) / "images"
 
 
-@dataclass(frozen=True)
-class Image:
-    """One image in an OCI layout, which it shares with others."""
-
-    name: str
-    digest: str
-    layout: Path
-
-    def manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads(self.blob(self.digest).read_text())
-        return manifest
-
-    def config(self) -> dict[str, Any]:
-        """User, entry point, environment, labels: `config` of its configuration."""
-        config: dict[str, Any] = json.loads(self.blob(self.manifest()["config"]["digest"]).read_text())["config"]
-        return config
-
-    def blobs(self) -> list[str]:
-        """Digests of all that it consists of: the manifest, the configuration, the layers from the lowest."""
-        manifest = self.manifest()
-        return [self.digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
-
-    def blob(self, digest: str) -> Path:
-        return self.layout / "blobs" / digest.replace(":", "/")
-
-    def size_bytes(self) -> int:
-        return sum(self.blob(digest).stat().st_size for digest in self.blobs())
-
-    def load(self, ctr: Sequence[str]) -> int:
-        """Import into the containerd that `ctr` (with its address and namespace) speaks to; returns the bytes sent.
-
-        Layers that are there already are not sent again; containerd does not unpack them again either.
-        """
-        there = set(_output([*ctr, "content", "ls", "-q"]).split())
-        importing = subprocess.Popen(
-            [*ctr, "images", "import", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert importing.stdin is not None
-        assert importing.stdout is not None
-        try:
-            with importing.stdin as pipe:
-                sent = self.write_archive(pipe, without=there)
-        except BrokenPipeError:
-            sent = 0
-        said = importing.stdout.read().decode(errors="replace")
-        if importing.wait() != 0:
-            raise RuntimeError(f"{' '.join(ctr)} images import of {self.name} failed: {said.strip()}")
-        return sent
-
-    def write_archive(self, file: IO[bytes], without: frozenset[str] | set[str] = frozenset()) -> int:
-        """As an OCI archive; blobs in `without` are named in it but not in it. Returns the bytes of blobs written."""
-        reference = {
-            "mediaType": self.manifest().get("mediaType", "application/vnd.oci.image.manifest.v1+json"),
-            "digest": self.digest,
-            "size": self.blob(self.digest).stat().st_size,
-            "annotations": {"io.containerd.image.name": self.name},
-        }
-        written = 0
-        with tarfile.open(fileobj=file, mode="w|") as archive:
-            _add(archive, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}))
-            _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [reference]}))
-            # The manifest and the configuration are small and always wanted.
-            for number, digest in enumerate(dict.fromkeys(self.blobs())):
-                if number < 2 or digest not in without:
-                    archive.add(self.blob(digest), arcname=f"blobs/{digest.replace(':', '/')}")
-                    written += self.blob(digest).stat().st_size
-        return written
-
-
 def base_image() -> str:
     """Name of the image that ours stand on: a small Debian with its own Python, made once."""
-    key = hashlib.sha256("\n".join((SUITE, *BASE_PACKAGES, *_NO_DOCUMENTATION)).encode()).hexdigest()[:12]
-    name = f"localhost/limbeck-base:{SUITE}-{key}"
-    with _locked("base"):
-        if _exists(name):
-            return name
-        _require("debootstrap")
-        rootfs = image_cache() / f"base-{key}"
-        shutil.rmtree(rootfs, ignore_errors=True)
-        include = f"--include={','.join(BASE_PACKAGES)}"
-        _run(["debootstrap", "--variant=minbase", include, SUITE, str(rootfs)], "debootstrap")
-        for folder in _NO_DOCUMENTATION:
-            for entry in (rootfs / folder).iterdir():
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        for name_of_host in ("etc/resolv.conf", "etc/hostname"):
-            (rootfs / name_of_host).write_text("")
-        container = _output(_buildah("from", "scratch")).strip()
-        try:
-            _run(_buildah("add", "--quiet", container, str(rootfs), "/"), "buildah-base")
-            _run(_buildah("commit", "--quiet", container, name), "buildah-base")
-        finally:
-            _output(_buildah("rm", container))
-        shutil.rmtree(rootfs)
-    return name
+    with _locked():
+        return _base_image()
 
 
 def build(target: Target) -> Image:
     """The image of the checkout as it is now; seconds if only our code changed, less if nothing did."""
     name, layout = image_name(target), image_cache() / "layout"
-    base = base_image()
-    with _locked(target):
+    stamp = image_cache() / f"{target}.json"
+    with _locked():
+        base = _base_image()
         key = build_key(target, base)
-        stamp = image_cache() / f"{target}.json"
         image = _stamped(stamp, key, name, layout)
         if image is None:
             build_image(target, base, name)
-            with _locked("layout"):
-                image = Image(name, _export(name, layout), layout)
+            image = Image(name, _export(name, layout), layout)
             unfinished = stamp.with_suffix(".unfinished")
             unfinished.write_text(json.dumps({"key": key, "digest": image.digest}))
             unfinished.rename(stamp)
-            with _locked("layout"):
-                _forget_old_blobs(layout)
+            forget_old_blobs(layout)
     return image
 
 
@@ -201,14 +107,13 @@ def inputs(target: Target, root: Path = ROOT) -> list[str]:
 
 def build_image(target: Target, base: str, name: str) -> None:
     """Run the Dockerfile; layers whose inputs are the same come from buildah's cache."""
-    scratch = image_cache() / "settings"
-    with _locked("settings"):
-        mounts = packageindex.mounts(os.environ, scratch)
-        volumes = [f"--volume={host}:{inside}:ro" for host, inside in mounts.items()]
-    packages = _output(["uv", "cache", "dir"]).strip() if shutil.which("uv") else ""
-    if packages:
-        Path(packages).mkdir(parents=True, exist_ok=True)
-        volumes.append(f"--volume={packages}:/root/.cache/uv")
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    uv_cache = _output([uv, "cache", "dir"]).strip() if uv else ""
+    if uv_cache:
+        Path(uv_cache).mkdir(parents=True, exist_ok=True)
+    settings = packageindex.read_settings(os.environ, uv_cache=uv_cache)
+    mounts = packageindex.mounts(settings, image_cache() / "settings")
+    volumes = [f"--volume={host}:{inside}" for host, inside in mounts.items()]
     arguments = [f"--target={target}", f"--tag={name}", f"--build-arg=BASE_IMAGE={base}", "--pull-never"]
     _run(_buildah("build", "--isolation=chroot", "--layers", *volumes, *arguments, str(ROOT)), f"buildah-{target}")
 
@@ -221,6 +126,30 @@ def mounted(name: str) -> Iterator[Path]:
         yield Path(_output(_buildah("mount", container)).strip())
     finally:
         _output(_buildah("rm", container))
+
+
+def _base_image() -> str:
+    key = hashlib.sha256("\n".join((SUITE, *BASE_PACKAGES, *_NO_DOCUMENTATION)).encode()).hexdigest()[:12]
+    name = f"localhost/limbeck-base:{SUITE}-{key}"
+    if not _exists(name):
+        _require("debootstrap")
+        rootfs = image_cache() / f"base-{key}"
+        shutil.rmtree(rootfs, ignore_errors=True)
+        include = f"--include={','.join(BASE_PACKAGES)}"
+        _run(["debootstrap", "--variant=minbase", include, SUITE, str(rootfs)], "debootstrap")
+        for folder in _NO_DOCUMENTATION:
+            for entry in (rootfs / folder).iterdir():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        for name_of_host in ("etc/resolv.conf", "etc/hostname"):
+            (rootfs / name_of_host).write_text("")
+        container = _output(_buildah("from", "scratch")).strip()
+        try:
+            _run(_buildah("add", "--quiet", container, str(rootfs), "/"), "buildah-base")
+            _run(_buildah("commit", "--quiet", container, name), "buildah-base")
+        finally:
+            _output(_buildah("rm", container))
+        shutil.rmtree(rootfs)
+    return name
 
 
 def _export(name: str, layout: Path) -> str:
@@ -250,22 +179,6 @@ def _stamped(stamp: Path, key: str, name: str, layout: Path) -> Image | None:
         and all(map(Path.exists, map(image.blob, image.blobs())))
     )
     return image if whole else None
-
-
-def _forget_old_blobs(layout: Path) -> None:
-    """Those of images that a newer one of the same name has replaced."""
-    wanted: set[str] = set()
-    for reference in json.loads((layout / "index.json").read_text())["manifests"]:
-        wanted.update(Image("", reference["digest"], layout).blobs())
-    for blob in (layout / "blobs" / "sha256").iterdir():
-        if f"sha256:{blob.name}" not in wanted:
-            blob.unlink()
-
-
-def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(text.encode())
-    archive.addfile(entry, io.BytesIO(text.encode()))
 
 
 def _exists(name: str) -> bool:
@@ -319,10 +232,10 @@ def _run(command: Sequence[str], log_name: str) -> None:
 
 
 @contextmanager
-def _locked(what: str) -> Iterator[None]:
+def _locked() -> Iterator[None]:
     """One process at a time."""
     image_cache().mkdir(parents=True, exist_ok=True)
-    with (image_cache() / f"{what}.lock").open("w") as lock:
+    with (image_cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

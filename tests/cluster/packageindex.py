@@ -1,4 +1,4 @@
-"""How this machine reaches package indices, as files that a build of an image sees and the image does not keep.
+"""How this machine reaches package indices, as mounts that a build of an image sees and the image does not keep.
 
 Settings come from pip's and uv's environment variables and pip's configuration files, a certificate authority from
 the usual variables. Left out on purpose: indices that only uv's own configuration files name, and index keyrings.
@@ -15,6 +15,8 @@ from pathlib import Path
 
 # Where Debian and those who follow it keep all authorities in one file; it is there in the images too.
 SYSTEM_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+# Not where the Dockerfile's own cache mount is, which would win.
+UV_CACHE = "/var/cache/uv"
 PIP_FILES = (Path("/etc/pip.conf"), Path("~/.pip/pip.conf"), Path("~/.config/pip/pip.conf"))
 _BUNDLE_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
@@ -30,6 +32,7 @@ class Settings:
     proxy: str = ""
     timeout: str = ""
     bundle: str = ""
+    uv_cache: str = ""
 
     def pip_conf(self) -> str:
         values = {
@@ -48,6 +51,8 @@ class Settings:
 
     def uv_toml(self) -> str:
         lines = ["system-certs = true"] if self.bundle else []
+        if self.uv_cache:
+            lines.append(f"cache-dir = {json.dumps(UV_CACHE)}")
         if self.index_url:
             lines.append(f"index-url = {json.dumps(self.index_url)}")
         if self.extra_index_urls:
@@ -57,7 +62,9 @@ class Settings:
         return "".join(f"{line}\n" for line in lines)
 
 
-def read_settings(environment: Mapping[str, str], pip_files: Sequence[Path] = PIP_FILES) -> Settings:
+def read_settings(
+    environment: Mapping[str, str], pip_files: Sequence[Path] = PIP_FILES, uv_cache: str = ""
+) -> Settings:
     """Variables win over files, as in pip; uv's own variables win over pip's."""
     pip = _pip_settings(environment, pip_files)
     index = environment.get("UV_DEFAULT_INDEX") or environment.get("UV_INDEX_URL") or pip.get("index-url", "")
@@ -70,12 +77,12 @@ def read_settings(environment: Mapping[str, str], pip_files: Sequence[Path] = PI
         proxy=pip.get("proxy", ""),
         timeout=pip.get("timeout", ""),
         bundle=next((bundle for bundle in bundles if bundle and Path(bundle).is_file()), ""),
+        uv_cache=uv_cache,
     )
 
 
-def mounts(environment: Mapping[str, str], folder: Path, pip_files: Sequence[Path] = PIP_FILES) -> dict[str, str]:
-    """Files to mount, host's path to image's; those that say something are written to `folder`, for our eyes only."""
-    settings = read_settings(environment, pip_files)
+def mounts(settings: Settings, folder: Path) -> dict[str, str]:
+    """What to mount, host's path to image's; files that say something are written to `folder`, for our eyes only."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     mounted = {}
     for name, text, inside in (
@@ -84,9 +91,11 @@ def mounts(environment: Mapping[str, str], folder: Path, pip_files: Sequence[Pat
     ):
         (folder / name).write_text(text)
         if text.strip() not in ("", "[global]"):
-            mounted[str(folder / name)] = inside
+            mounted[str(folder / name)] = f"{inside}:ro"
     if settings.bundle:
-        mounted[settings.bundle] = SYSTEM_BUNDLE
+        mounted[settings.bundle] = f"{SYSTEM_BUNDLE}:ro"
+    if settings.uv_cache:
+        mounted[settings.uv_cache] = UV_CACHE
     return mounted
 
 

@@ -1,15 +1,11 @@
-"""The images: what they are keyed by, what an archive of one holds, and, built for real, what is in them."""
+"""The images: what they are keyed by and, built for real, what is in them."""
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import io
-import json
 import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from images import Image, Target
+    from images import Target
+    from ocilayout import Image
 
 ROOT = Path(__file__).parents[2]
 BUILD_SECONDS = 2400
@@ -47,23 +44,6 @@ def checkout(tmp_path: Path) -> Path:
             (tmp_path / "checkout" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, tmp_path / "checkout" / path)
     return tmp_path / "checkout"
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Image:
-    """A made-up one of two layers."""
-    from images import Image
-
-    def put(content: bytes) -> str:
-        digest = hashlib.sha256(content).hexdigest()
-        folder = tmp_path / "layout" / "blobs" / "sha256"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / digest).write_bytes(content)
-        return f"sha256:{digest}"
-
-    layers = [{"digest": put(b"heavy" * 100)}, {"digest": put(b"light")}]
-    manifest = put(json.dumps({"config": {"digest": put(b"{}")}, "layers": layers}).encode())
-    return Image("localhost/made-up:dev", manifest, tmp_path / "layout")
 
 
 @pytest.mark.parametrize(
@@ -122,33 +102,6 @@ def test_requirements_are_those_of_all_and_hold_nothing_unwanted(target: str, un
     assert pins(target)
     assert pins(target) <= pins("all")
     assert not {pin.partition("==")[0] for pin in pins(target)} & set(unwanted)
-
-
-def test_an_archive_holds_all_but_the_layers_that_are_there_already(image: Image) -> None:
-    manifest, config, heavy, light = image.blobs()
-    whole, rest = io.BytesIO(), io.BytesIO()
-    image.write_archive(whole)
-    sent = image.write_archive(rest, without={manifest, config, heavy})
-    assert [_digests(whole), _digests(rest)] == [[manifest, config, heavy, light], [manifest, config, light]]
-    assert sent == sum(image.blob(digest).stat().st_size for digest in (manifest, config, light))
-
-
-def test_an_archive_says_by_which_name_to_find_the_image(image: Image) -> None:
-    file = io.BytesIO()
-    image.write_archive(file)
-    file.seek(0)
-    with tarfile.open(fileobj=file) as archive:
-        member = archive.extractfile("index.json")
-        assert member is not None
-        (reference,) = json.load(member)["manifests"]
-    assert reference["digest"] == image.digest
-    assert reference["annotations"] == {"io.containerd.image.name": "localhost/made-up:dev"}
-
-
-def _digests(file: io.BytesIO) -> list[str]:
-    file.seek(0)
-    with tarfile.open(fileobj=file) as archive:
-        return [name.removeprefix("blobs/").replace("/", ":") for name in archive.getnames() if name[:5] == "blobs"]
 
 
 def _built(target: Target) -> Iterator[tuple[Image, Inside]]:

@@ -16,17 +16,18 @@ def pip_file(tmp_path: Path) -> Path:
 
 
 def test_a_machine_without_settings_mounts_nothing(tmp_path: Path) -> None:
-    from packageindex import mounts
+    from packageindex import mounts, read_settings
 
-    assert mounts({}, tmp_path / "settings", []) == {}
+    assert mounts(read_settings({}, []), tmp_path / "settings") == {}
 
 
 def test_pips_file_reaches_pip_and_uv(pip_file: Path, tmp_path: Path) -> None:
-    from packageindex import mounts
+    from packageindex import mounts, read_settings
 
-    mounted = {inside: Path(host) for host, inside in mounts({}, tmp_path / "settings", [pip_file]).items()}
-    assert "https://from-file/simple" in mounted["/etc/pip.conf"].read_text()
-    assert tomllib.loads(mounted["/etc/uv/uv.toml"].read_text()) == {
+    found = mounts(read_settings({}, [pip_file]), tmp_path / "settings")
+    mounted = {inside: Path(host) for host, inside in found.items()}
+    assert "https://from-file/simple" in mounted["/etc/pip.conf:ro"].read_text()
+    assert tomllib.loads(mounted["/etc/uv/uv.toml:ro"].read_text()) == {
         "index-url": "https://from-file/simple",
         "extra-index-url": ["https://a/", "https://b/"],
     }
@@ -46,18 +47,26 @@ def test_variables_win_over_files_and_uvs_over_pips(pip_file: Path, variables: d
 
 
 def test_an_authority_is_mounted_over_the_images_own_and_named_to_both(tmp_path: Path) -> None:
-    from packageindex import SYSTEM_BUNDLE, mounts
+    from packageindex import SYSTEM_BUNDLE, mounts, read_settings
 
     bundle = tmp_path / "authority.pem"
     bundle.touch()
-    mounted = mounts({"SSL_CERT_FILE": str(bundle)}, tmp_path / "settings", [])
-    assert mounted[str(bundle)] == SYSTEM_BUNDLE
+    mounted = mounts(read_settings({"SSL_CERT_FILE": str(bundle)}, []), tmp_path / "settings")
+    assert mounted[str(bundle)] == f"{SYSTEM_BUNDLE}:ro"
     assert f"cert = {SYSTEM_BUNDLE}" in (tmp_path / "settings" / "pip.conf").read_text()
     assert (tmp_path / "settings" / "uv.toml").read_text() == "system-certs = true\n"
 
 
-def test_settings_which_may_hold_passwords_are_for_our_eyes_only(tmp_path: Path) -> None:
-    from packageindex import mounts
+def test_uvs_cache_is_shared_with_the_build(tmp_path: Path) -> None:
+    from packageindex import UV_CACHE, mounts, read_settings
 
-    mounts({"PIP_INDEX_URL": "https://user:secret@pip/"}, tmp_path / "settings", [])
+    mounted = mounts(read_settings({}, [], "/home/me/.cache/uv"), tmp_path / "settings")
+    assert mounted["/home/me/.cache/uv"] == UV_CACHE
+    assert tomllib.loads((tmp_path / "settings" / "uv.toml").read_text()) == {"cache-dir": UV_CACHE}
+
+
+def test_settings_which_may_hold_passwords_are_for_our_eyes_only(tmp_path: Path) -> None:
+    from packageindex import mounts, read_settings
+
+    mounts(read_settings({"PIP_INDEX_URL": "https://user:secret@pip/"}, []), tmp_path / "settings")
     assert (tmp_path / "settings").stat().st_mode & 0o077 == 0
