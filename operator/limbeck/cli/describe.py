@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from limbeck.cli.cluster import Cluster
 from limbeck.cli.exits import OK
-from limbeck.cli.jobs import Job, age_seconds, is_finished, moment, outcome, status_of, without_managed_fields
+from limbeck.cli.jobs import Job, age_seconds, is_finished, moment, outcome, phase, status_of, without_managed_fields
 from limbeck.cli.kinds import CONFIG_MAPS, EVENTS
 from limbeck.cli.output import show, show_data
 from limbeck.cli.printable import printable
@@ -49,7 +49,7 @@ def page(
     result = status.get("result") or {}
     if result:
         head, *rows = result_table(result)
-        lines += _section("Result", [heading.upper() for heading in head], rows)
+        lines += _section("Result", head, rows)
         places = [("report", result.get("reportUri")), ("model", result.get("modelUri"))]
         lines += [f"  {name}: {printable(str(uri))}" for name, uri in places if uri]
     if events is None:
@@ -156,7 +156,7 @@ def _attempt_rows(job: Job, attempts: Sequence[Mapping[str, Any]], now: datetime
         rows.append((number, ending, _since(each.get("ended"), now), ran, message))
     current = int(status_of(job).get("attempt") or 0)
     if current and all(each.get("attempt") != current for each in attempts):
-        rows.append((str(current), "" if not is_finished(job) else "with the job", "", "", ""))
+        rows.append((str(current), phase(job) if is_finished(job) else "", "", "", ""))
     return rows
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from limbeck.cli.cluster import Cluster
 from limbeck.cli.exits import OK
-from limbeck.cli.jobs import Job, age_seconds, is_finished, phase, status_of, telling_condition
+from limbeck.cli.jobs import Job, age_seconds, phase, status_of, telling_condition
 from limbeck.cli.kinds import JOBS
 from limbeck.cli.output import show
 from limbeck.cli.tables import short, table
@@ -43,7 +43,8 @@ def job_table(jobs: Sequence[Job], now: datetime, *, wide: bool = False, with_na
 
 def _cells(job: Job, now: datetime) -> list[str]:
     progress = status_of(job).get("progress") or {}
-    eta = None if is_finished(job) else progress.get("etaSeconds")
+    # What was left when a job stopped is no news.
+    eta = progress.get("etaSeconds") if phase(job) == "Running" else None
     percent = progress.get("percent")
     return [
         job["metadata"]["name"],

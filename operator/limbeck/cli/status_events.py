@@ -110,7 +110,7 @@ def progress_events(status: Mapping[str, Any]) -> Iterator[Wire]:
         "eta_seconds": progress.get("etaSeconds"),
     }
     teacher = progress.get("teacher") or {}
-    if teacher.get("shardsTotal"):
+    if teacher.get("shardsTotal") and teacher.get("replicas"):
         yield {
             "time": time,
             "event": "capture_progress",

@@ -92,20 +92,25 @@ class _Watcher:
 
     def _follow_run(self, server: ServerEvents, job: Object) -> None:
         """Until the run has ended, or the job is no longer what it was."""
-        uid = job["metadata"]["uid"]
         for standing in server.news():
-            if standing is None or standing.get("ended"):
-                now = self._cluster.transport.get(JOBS, job["metadata"]["name"], job["metadata"]["namespace"])
-                is_other = now["metadata"]["uid"] != uid or phase(now) != "Running"
-                if is_other or status_of(now).get("attempt") != status_of(job).get("attempt"):
-                    return
-            if standing is None or standing.get("uid") != uid:
-                continue
-            for event in server.fresh(uid):
-                self._show_from_server(event)
-            if not standing.get("ended"):
-                for event in progress_events(standing):
-                    self._view.show(timed(event, datetime.now(UTC)))
+            if standing is not None and standing.get("uid") == job["metadata"]["uid"]:
+                for event in server.fresh(standing["uid"]):
+                    self._show_from_server(event)
+                if not standing.get("ended"):
+                    for event in progress_events(standing):
+                        self._view.show(timed(event, datetime.now(UTC)))
+            if (standing is None or standing.get("ended")) and self._is_over(job):
+                return
+
+    def _is_over(self, job: Object) -> bool:
+        """Whether the attempt is, as far as the job says; where nothing is said, following the job copes with that."""
+        try:
+            now = self._cluster.transport.get(JOBS, job["metadata"]["name"], job["metadata"]["namespace"])
+        except KubeError:
+            return True
+        is_same = now["metadata"]["uid"] == job["metadata"]["uid"]
+        is_same = is_same and status_of(now).get("attempt") == status_of(job).get("attempt")
+        return not is_same or phase(now) != "Running"
 
     def _show_from_server(self, event: dict[str, Any]) -> None:
         self._has_server_spoken = True

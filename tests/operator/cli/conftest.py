@@ -154,6 +154,7 @@ class FakeApi:
 
     def __post_init__(self) -> None:
         self._closing = threading.Event()
+        self._is_watched = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._server.block_on_close = False
@@ -186,6 +187,10 @@ class FakeApi:
     def watch(self, base: str, *later: tuple[str, Object], end: str = "silence") -> None:
         self.tell(f"watch {base}", Answer(events=[{"type": kind, "object": item} for kind, item in later], end=end))
 
+    def wait_for_watch(self) -> None:
+        """Until somebody watches, and has been told all that there is to tell."""
+        assert self._is_watched.wait(60), "nobody watches"
+
     def answer(self, request: Request) -> Answer:
         self.requests.append(request)
         queue = self.answers.get(("watch " if request.query.get("watch") else "") + request.path)
@@ -208,6 +213,7 @@ class FakeApi:
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         handler.wfile.flush()
         if answer.end == "silence":
+            self._is_watched.set()
             self._closing.wait()
         handler.wfile.write(b"40\r\n{half" if answer.end == "cut" else b"0\r\n\r\n")
         handler.close_connection = True

@@ -147,6 +147,17 @@ def test_the_server_tells_what_a_status_does_not_know(api, limbeck, build_stored
     assert result.stdout.rstrip().endswith("Complete: the result reaches the target")
 
 
+@pytest.mark.parametrize(("code", "reason"), [(404, "NotFound"), (503, "ServiceUnavailable")])
+def test_trouble_with_the_api_server_while_the_server_speaks_ends_nothing(
+    api, limbeck, build_stored, serve_run, code, reason
+) -> None:
+    api.job(build_stored("Running"), ("MODIFIED", build_stored("Complete", version=8)))
+    api.status(f"{JOBS}/emoji", code, reason)
+    serve_run(STARTED, FINISHED, ended="Complete")
+    result = limbeck("watch", "emoji", "--server", api.url, kubeconfig=api.kubeconfig)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_a_run_that_ended_well_in_a_job_that_failed_is_shown_as_the_job_says(
     api, limbeck, build_stored, serve_run
 ) -> None:
