@@ -31,7 +31,7 @@ GUARD_SECONDS: Final = 2.0
 _GUARD_SHARE: Final = 0.01
 _WAIT_SECONDS: Final = 0.2
 # The same where workers are idle until the student comes nearer.
-_PAUSED_SECONDS: Final = 0.02
+_PAUSED_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
