@@ -66,13 +66,14 @@ Object = dict[str, Any]
 
 def outputs(helm: Path) -> dict[Path, str]:
     """Every derived file and what is to be in it."""
-    crd = dump(custom_resource_definition())
+    crd = definition()
     base = render(helm, _BASE)
+    (rendered,) = [each for each in base if each["kind"] == crd["kind"]]
     made = {
-        CHART / "files" / "crd.yaml": crd,
+        CHART / "files" / "crd.yaml": dump(crd),
         CHART / "values.schema.json": _schema((CHART / "values.schema.json").read_text(encoding="utf-8")),
         CHART / "README.md": _readme((CHART / "README.md").read_text(encoding="utf-8")),
-        MANIFESTS / "base" / "crd.yaml": _HEADER + crd,
+        MANIFESTS / "base" / "crd.yaml": _documents([{**crd, "metadata": rendered["metadata"]}]),
         MANIFESTS / "gitops" / "argocd" / "argocd-cm.yaml": _argocd_settings(),
     }
     for name, objects in _by_component(base).items():
@@ -82,6 +83,12 @@ def outputs(helm: Path) -> dict[Path, str]:
         added = [each for each in render(helm, {**_BASE, **values}) if _key(each) not in known]
         made[MANIFESTS / "components" / file] = _documents(added)
     return made
+
+
+def definition() -> Object:
+    """The CRD without any part that is in it twice: YAML would write the second as a reference to the first."""
+    crd: Object = json.loads(json.dumps(custom_resource_definition()))
+    return crd
 
 
 def render(helm: Path, values: Mapping[str, str]) -> list[Object]:
