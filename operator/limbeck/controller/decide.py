@@ -8,7 +8,7 @@ and closed in the ledger before its RayJob is removed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -146,10 +146,10 @@ class _Case:
         attempt, spec = self.job.status.attempt, self.job.spec
         found = verdict(ray_job, self.observed.pods_of(attempt))
         if found is not None:
-            return self._ended(found, ray_job)
+            return self._having_seen(ray_job)._ended(found, ray_job)
         left = self._seconds_left(ray_job)
         if left <= 0:
-            return self._too_late()
+            return self._having_seen(ray_job)._too_late()
         if spec.suspend:
             return self._checkpointing(ray_job)
         if is_queued(ray_job):
@@ -190,13 +190,19 @@ class _Case:
             **changes,
         )
 
+    def _having_seen(self, ray_job: Object) -> _Case:
+        """Nobody may have looked while it ran: what it was called belongs into the status all the same."""
+        status = self.job.status
+        cluster = (ray_job.get("status") or {}).get("rayClusterName") or status.ray_cluster
+        seen = status.model_copy(update={"ray_job": ray_job["metadata"]["name"], "ray_cluster": cluster})
+        return replace(self, job=self.job.model_copy(update={"status": seen}))
+
     def _ended(self, found: Verdict, ray_job: Object) -> Decision:
         """A verdict that is final goes to the status, any other to the ledger."""
         if found.ending is RunEnding.SUCCEEDED:
             status = finished_status(
                 self.job.status, self.generation, ConditionType.COMPLETE, names.REASON_COMPLETE, found.message, self.now
             )
-            status = status.model_copy(update={"ray_job": ray_job["metadata"]["name"]})
             events = [Event("Normal", names.REASON_COMPLETE, found.message)]
             if self.job.spec.target is not None:
                 events.insert(0, Event("Normal", names.EVENT_GATE_PASSED, "the result reaches `spec.target`"))

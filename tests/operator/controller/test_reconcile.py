@@ -368,6 +368,16 @@ def test_a_round_that_does_not_see_its_ray_job_in_a_list_makes_no_second_one(new
     assert world.cluster.writes[before:] == ["patch compressionjobs/status"]
 
 
+@pytest.mark.parametrize("ending", [SUCCEEDED, outcome(10, "GateFailed", "too large")], ids=["complete", "failed"])
+def test_a_run_that_nobody_looked_at_is_named_in_the_end(new_world: NewWorld, ending: Object) -> None:
+    world = new_world([ending])
+    world.reconcile()
+    for _ in range(3):
+        world.kuberay_acts()
+    world.run_to_rest()
+    assert (world.status()["rayJob"], world.status()["rayCluster"]) == ("emoji-1", "emoji-1-x")
+
+
 def test_a_further_attempt_writes_nothing_that_is_there(new_world: NewWorld) -> None:
     world = new_world([CRASHED, SUCCEEDED])
     world.run_to_rest()
