@@ -154,3 +154,4 @@ KUSTOMIZE = GoTool(
     ("sigs.k8s.io/kustomize/api/provenance.version={version}",),
 )
 VERSITYGW = GoTool("versitygw", "github.com/versity/versitygw/cmd/versitygw", "versitygw", ("main.Version={version}",))
+KSTATUS = GoTool("kstatus", ".", "kstatus", versioned_by="sigs.k8s.io/cli-utils")
