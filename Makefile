@@ -8,7 +8,7 @@ EXAMPLE := examples/01-image-text
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-fast e2e bench golden quickstart manifests requirements images clean
+.PHONY: help setup lint format test test-fast e2e bench golden quickstart manifests requirements images testbed testbed-down clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -68,6 +68,12 @@ requirements: ## Pin the requirements anew (needs uv)
 
 images: setup ## Build the operator's and the runtime's image (root, buildah, debootstrap)
 	$(BIN)/python tests/cluster/images.py
+
+testbed: setup ## Start a real Kubernetes with KubeRay, S3 and Prometheus (root, Debian, Go)
+	@$(BIN)/python tests/cluster/testbed.py up
+
+testbed-down: setup ## End it; images and logs are kept
+	@$(BIN)/python tests/cluster/testbed.py down
 
 clean: ## Remove what make made, but for the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -24,7 +24,7 @@ from kubernetes.client.configuration import Configuration
 _ADMIN_TOKEN = "test-admin"
 _START_SECONDS = 90.0
 # Every write that anybody makes, with who made it; reads are many and change nothing.
-_AUDIT_POLICY = {
+AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
@@ -110,13 +110,13 @@ class ControlPlane:
         client = ApiClient(self.configuration())
         client.user_agent = "limbeck-test"
         if user is not None:
-            client.set_default_header("Impersonate-User", user)
+            client.set_default_header("Impersonate-User", user)  # type: ignore[no-untyped-call]
         return client
 
     def _write_files(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "tokens.csv").write_text(f"{_ADMIN_TOKEN},admin,admin,system:masters\n")
-        (self._folder / "audit.json").write_text(json.dumps(_AUDIT_POLICY))
+        (self._folder / "audit.json").write_text(json.dumps(AUDIT_POLICY))
         key = self._folder / "accounts.key"
         subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key)], check=True)
         named = {

@@ -30,7 +30,8 @@ class GoTool:
     """One program: `package` of the module in `tools/<module>`, named `program` when built.
 
     `stamps` are variables that the linker sets: NAME=VALUE, where {version}, {major} and {minor} are the tool's.
-    `versioned_by` is the Go module whose version is the tool's; empty = the one that holds the package.
+    `versioned_by` is the Go module whose version is the tool's; empty = the one that holds the package. `tags` are Go's
+    build tags.
     """
 
     module: str
@@ -38,6 +39,7 @@ class GoTool:
     program: str
     stamps: tuple[str, ...] = ()
     versioned_by: str = ""
+    tags: tuple[str, ...] = ()
 
     def version(self) -> str:
         """What go.mod requires of the module that the package is in."""
@@ -53,6 +55,7 @@ class GoTool:
         hashed = hashlib.sha256((module / "go.sum").read_bytes())
         for source in sorted(module.glob("*.go")):
             hashed.update(source.read_bytes())
+        hashed.update(",".join(self.tags).encode())
         return tool_cache() / f"{self.program}-{self.version()}-{hashed.hexdigest()[:12]}-{_go_version()}"
 
     def is_built(self) -> bool:
@@ -74,8 +77,9 @@ class GoTool:
 
     def _compile(self, target: Path) -> None:
         flags = " ".join(["-s -w", *(f"-X {stamp}" for stamp in self._filled_stamps())])
+        how = ["-trimpath", "-buildvcs=false", f"-tags={','.join(self.tags)}", f"-ldflags={flags}"]
         subprocess.run(
-            ["go", "build", "-trimpath", "-buildvcs=false", f"-ldflags={flags}", "-o", str(target), self.package],
+            ["go", "build", *how, "-o", str(target), self.package],
             cwd=MODULES / self.module,
             env=os.environ | {"CGO_ENABLED": "0"},
             check=True,
@@ -154,4 +158,12 @@ KUSTOMIZE = GoTool(
     ("sigs.k8s.io/kustomize/api/provenance.version={version}",),
 )
 VERSITYGW = GoTool("versitygw", "github.com/versity/versitygw/cmd/versitygw", "versitygw", ("main.Version={version}",))
+# With nothing to find targets by but Kubernetes: the rest would bring the libraries of every cloud.
+PROMETHEUS = GoTool(
+    "prometheus",
+    "github.com/prometheus/prometheus/cmd/prometheus",
+    "prometheus",
+    ("github.com/prometheus/common/version.Version={version}",),
+    tags=("remove_all_sd", "enable_kubernetes_sd"),
+)
 KSTATUS = GoTool("kstatus", ".", "kstatus", versioned_by="sigs.k8s.io/cli-utils")

@@ -5,6 +5,8 @@ Left out on purpose: KubeRay's Helm chart, which lies in another repository.
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +52,8 @@ def image() -> Image:
 
 def operator_objects() -> list[dict[str, Any]]:
     """All but the CRDs: our image and namespace, less memory, and ready as soon as it is."""
-    folder = gotools.source_folder("kuberay", MODULE) / "config" / "default"
-    command = [str(gotools.KUSTOMIZE.build()), "build", str(folder)]
-    built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    others = [_moved(each) for each in manifestfiles.parse(built) if each["kind"] not in (_CRD, "Namespace")]
+    others = [_moved(each) for each in _upstream_objects() if each["kind"] != "Namespace"]
     (deployment,) = [each for each in others if each["kind"] == "Deployment"]
     pod = deployment["spec"]["template"]["spec"]
     # Kubernetes takes only a number for a user other than root.
@@ -73,6 +72,20 @@ def install(kubectl: Kubectl) -> None:
     kubectl.run(
         "--namespace", NAMESPACE, "rollout", "status", f"deployment/{DEPLOYMENT}", "--timeout=120s", seconds=130
     )
+
+
+def _upstream_objects() -> list[dict[str, Any]]:
+    """As kustomize builds them; kept beside the program, since the CRDs among them take it seconds."""
+    kept = gotools.KUBERAY.build().with_name(f"objects-{gotools.KUSTOMIZE.version()}.json")
+    if not kept.exists():
+        folder = gotools.source_folder("kuberay", MODULE) / "config" / "default"
+        command = [str(gotools.KUSTOMIZE.build()), "build", str(folder)]
+        built = manifestfiles.parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps([each for each in built if each["kind"] != _CRD]), encoding="utf-8")
+        unfinished.rename(kept)
+    objects: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
+    return objects
 
 
 def _moved(item: dict[str, Any]) -> dict[str, Any]:
