@@ -74,6 +74,17 @@ def test_an_upgrade_keeps_the_certificate_and_the_pods(release: str, cluster_hel
     assert admin.get(DEPLOYMENTS, "limbeck-operator", NAMESPACE)["spec"]["replicas"] == 3
 
 
+@pytest.mark.parametrize("release", [{"server": {"tls": {"extraDnsNames": ["limbeck.example"]}}}], indirect=True)
+def test_an_upgrade_may_reuse_the_values(release: str, cluster_helm: Any, chart: Path) -> None:
+    """Nothing that the templates keep for each other gets into them, a key least of all."""
+    assert release
+    done = cluster_helm.run("get", "values", "limbeck", "--namespace", NAMESPACE, "--output", "json")
+    wanted = {"crds": {"keep": False}, "server": {"tls": {"extraDnsNames": ["limbeck.example"]}}}
+    assert json.loads(done.stdout) == wanted
+    done = cluster_helm.run("upgrade", "limbeck", str(chart), "--namespace", NAMESPACE, "--reuse-values")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_new_name_makes_a_new_certificate_and_new_pods(release: str, cluster_helm: Any, admin: Transport) -> None:
     assert release
     secret = admin.get(SECRETS, "limbeck-server-tls", NAMESPACE)

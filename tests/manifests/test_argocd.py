@@ -98,14 +98,3 @@ def test_every_action_that_is_offered_is_defined(customizations: Object, jobs_by
     actions = yaml.safe_load(customizations["actions"])
     offered = run(actions["discovery.lua"], jobs_by_state["running"])
     assert {each["name"] for each in actions["definitions"]} == set(offered)
-
-
-def test_the_chart_in_git_is_given_values_that_it_knows(manifests: Path) -> None:
-    applications = yaml.safe_load_all(
-        (manifests / "gitops" / "argocd" / "applications.yaml").read_text(encoding="utf-8")
-    )
-    (limbeck,) = [each for each in applications if each["metadata"]["name"] == "limbeck"]
-    source = limbeck["spec"]["source"]
-    assert (manifests.parent / source["path"] / "Chart.yaml").exists()
-    # A certificate that helm generates would be another one at each sync.
-    assert source["helm"]["valuesObject"]["server"]["tls"]["source"] == "CertManager"

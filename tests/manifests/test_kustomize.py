@@ -138,6 +138,18 @@ def test_chart_and_manifests_agree(
         assert ours[key] == charts[key], key
 
 
+def test_the_chart_takes_the_values_of_the_argocd_application(
+    chart_says: Callable[[Object], str], manifests: Path
+) -> None:
+    text = (manifests / "gitops" / "argocd" / "applications.yaml").read_text(encoding="utf-8")
+    (limbeck,) = [each for each in yaml.safe_load_all(text) if each["metadata"]["name"] == "limbeck"]
+    source = limbeck["spec"]["source"]
+    assert manifests.parent / source["path"] == CHART
+    rendered = normalised(chart_says(source["helm"]["valuesObject"]))
+    # Not generated: that would be another certificate at each sync.
+    assert ("Certificate", "limbeck-server") in rendered
+
+
 def test_the_namespace_takes_only_restricted_pods(build: Callable[[str], str]) -> None:
     (namespace,) = [each for each in yaml.safe_load_all(build("base")) if each["kind"] == "Namespace"]
     assert namespace["metadata"]["name"] == NAMESPACE

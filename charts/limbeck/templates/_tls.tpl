@@ -28,8 +28,8 @@ Made once in a rendering, so that the Secret and the checksum speak of the same 
 {{- $data = $there.data -}}
 {{- else -}}
 {{- $days := int .Values.server.tls.validityDays -}}
-{{- $authority := genCA (printf "%s-ca" (include "limbeck.fullname" .)) $days -}}
-{{- $server := genSignedCert (include "limbeck.serverHost" .) nil (fromJsonArray $names) $days $authority -}}
+{{- $authority := genCAWithKey (printf "%s-ca" (include "limbeck.fullname" .)) $days (genPrivateKey "ecdsa") -}}
+{{- $server := genSignedCertWithKey (include "limbeck.serverHost" .) nil (fromJsonArray $names) $days $authority (genPrivateKey "ecdsa") -}}
 {{- $data = dict "ca.crt" (b64enc $authority.Cert) "tls.crt" (b64enc $server.Cert) "tls.key" (b64enc $server.Key) -}}
 {{- end -}}
 {{- $_ := set .Values.server.tls "made" (toJson $data) -}}
