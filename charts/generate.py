@@ -66,14 +66,12 @@ Object = dict[str, Any]
 
 def outputs(helm: Path) -> dict[Path, str]:
     """Every derived file and what is to be in it."""
-    crd = definition()
     base = render(helm, _BASE)
-    (rendered,) = [each for each in base if each["kind"] == crd["kind"]]
+    (rendered,) = [each for each in base if each["kind"] == "CustomResourceDefinition"]
     made = {
-        CHART / "files" / "crd.yaml": dump(crd),
+        **definitions(rendered["metadata"]),
         CHART / "values.schema.json": _schema((CHART / "values.schema.json").read_text(encoding="utf-8")),
         CHART / "README.md": _readme((CHART / "README.md").read_text(encoding="utf-8")),
-        MANIFESTS / "base" / "crd.yaml": _documents([{**crd, "metadata": rendered["metadata"]}]),
         MANIFESTS / "gitops" / "argocd" / "argocd-cm.yaml": _argocd_settings(),
     }
     for name, objects in _by_component(base).items():
@@ -85,10 +83,14 @@ def outputs(helm: Path) -> dict[Path, str]:
     return made
 
 
-def definition() -> Object:
-    """The CRD without any part that is in it twice: YAML would write the second as a reference to the first."""
-    crd: Object = json.loads(json.dumps(custom_resource_definition()))
-    return crd
+def definitions(metadata: Object | None = None) -> dict[Path, str]:
+    """The files with the CRD, whose metadata in the base is as the chart labels it, or as it is there now."""
+    # As JSON no part is in it twice: YAML would write the second as a reference to the first.
+    crd = json.loads(json.dumps(custom_resource_definition()))
+    base = MANIFESTS / "base" / "crd.yaml"
+    if metadata is None:
+        metadata = yaml.load(base.read_text(encoding="utf-8"), yaml.CSafeLoader)["metadata"]
+    return {CHART / "files" / "crd.yaml": dump(crd), base: _documents([{**crd, "metadata": metadata}])}
 
 
 def render(helm: Path, values: Mapping[str, str]) -> list[Object]:
