@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import packageindex
-from gotools import CannotBuildError
+from gotools import CannotBuildError, cache
 from ocilayout import Image, forget_old_blobs
 
 Target = Literal["operator", "runtime"]
@@ -57,7 +57,7 @@ def image_name(target: Target) -> str:
 
 
 def image_cache() -> Path:
-    return Path(os.environ.get("LIMBECK_CACHE", Path.home() / ".cache" / "limbeck")) / "images"
+    return cache() / "images"
 
 
 def base_image() -> str:
@@ -158,10 +158,10 @@ def _export(name: str, layout: Path) -> str:
     skopeo does it: buildah compresses what it writes to a layout, and then finds nothing there again.
     """
     _require("skopeo")
-    cache, reference = image_cache(), name.rpartition("/")[2].replace(":", "-")
-    driver = _storage(cache)[-1].rpartition("=")[2]
-    source = f"containers-storage:[{driver}@{cache / 'storage'}+{cache / 'run'}]{name}"
-    digest = cache / f"{reference}.digest"
+    folder, reference = image_cache(), name.rpartition("/")[2].replace(":", "-")
+    driver = _storage(folder)[-1].rpartition("=")[2]
+    source = f"containers-storage:[{driver}@{folder / 'storage'}+{folder / 'run'}]{name}"
+    digest = folder / f"{reference}.digest"
     options = ["--dest-oci-accept-uncompressed-layers", "--quiet", f"--digestfile={digest}"]
     _run(["skopeo", "copy", *options, source, f"oci:{layout}:{reference}"], "skopeo")
     return digest.read_text().strip()
@@ -191,10 +191,10 @@ def _buildah(*arguments: str) -> list[str]:
 
 
 @functools.cache
-def _storage(cache: Path) -> tuple[str, ...]:
+def _storage(folder: Path) -> tuple[str, ...]:
     """Overlays where the kernel has them for this file system, else whole copies of each layer."""
     _require("buildah")
-    command = ("buildah", f"--root={cache / 'storage'}", f"--runroot={cache / 'run'}")
+    command = ("buildah", f"--root={folder / 'storage'}", f"--runroot={folder / 'run'}")
     overlay = (*command, "--storage-driver=overlay")
     if subprocess.run([*overlay, "info"], capture_output=True, check=False).returncode == 0:
         return overlay
