@@ -64,3 +64,5 @@ FOLDER_TENSORBOARD: Final = "tensorboard"
 # The folder of the finished model, and the list of all published files, which is written last.
 FOLDER_MODEL: Final = "model"
 FILE_RESULT: Final = "result.json"
+# Folder of what steps leave for audit and undo, one folder a step.
+FOLDER_RECORDS: Final = "records"

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck.api.report import LossHistory, Report, Row, RowKind, StepReport
+from limbeck.api.prune_record import RECORD_FILE, REMOVED_FILE, PruneRecord
+from limbeck.api.report import LossHistory, Pruning, Report, Row, RowKind, StepReport
 from limbeck.api.v1alpha1.job import Step
 from limbeck.api.v1alpha1.training import Distil
+from limbeck_runtime import names
 from limbeck_runtime.context import Context
 from limbeck_runtime.evaluation.evaluation import Evaluation
 from limbeck_runtime.export.bundle_directory import write_bundle
@@ -50,6 +52,7 @@ def run(context: Context) -> tuple[Report, Published]:
     _warm_up(context, judge, known)
     rows: list[Row] = []
     reports: list[StepReport] = []
+    records: dict[str, Path] = {}
     if inputs.teacher is not None:
         judge.teacher = _judged_teacher(context, judge, inputs.teacher)
         rows.append(judge.teacher.row)
@@ -62,12 +65,13 @@ def run(context: Context) -> tuple[Report, Published]:
         current, judged = load_bundle(stage.folder), _judged(stage)
         rows.append(judged.row)
         reports.append(_step_report(step, stage))
+        records |= _records(step, stage)
         _tell_recovery(context, judge, judged.row)
         context.upload_logs()
     context.end_steps()
     result = make_result(context, judge, inputs, Finished(current, judged, rows, reports, known[-1]))
     context.fence.check()  # what is published is not guarded by a commit
-    return result.report, publish(context.output, result.files, result.fingerprint)
+    return result.report, publish(context.output, {**result.files, **records}, result.fingerprint)
 
 
 def _fingerprints(context: Context, inputs: Inputs) -> list[str]:
@@ -76,9 +80,15 @@ def _fingerprints(context: Context, inputs: Inputs) -> list[str]:
     augmentation = spec.data.augmentation.model_dump(mode="json")
     known = [fingerprint(inputs.student_fingerprint, inputs.data_identity, augmentation, spec.seed)]
     for step in spec.pipeline:
-        teacher = inputs.teacher_fingerprint if step.distil else None
+        teacher = inputs.teacher_fingerprint if _distils(step) else None
         known.append(fingerprint(known[-1], step.model_dump(mode="json"), teacher))
     return known
+
+
+def _distils(step: Step) -> bool:
+    """Whether a step learns from the teacher, by itself or between rounds of pruning."""
+    recover = step.prune.recover if step.prune is not None else None
+    return step.distil is not None or (recover is not None and recover.distil is not None)
 
 
 def _warm_up(context: Context, judge: Judge, known: list[str]) -> None:
@@ -86,7 +96,7 @@ def _warm_up(context: Context, judge: Judge, known: list[str]) -> None:
     if context.teacher_workers is not None:
         return
     for step, done in zip(context.spec.pipeline, known[1:], strict=True):
-        if step.distil is not None and not is_done(context, step.name, fingerprint(done, judge.identity)):
+        if _distils(step) and not is_done(context, step.name, fingerprint(done, judge.identity)):
             return context.warm_actors.start(context.spec.cluster.teacher.min_replicas)
 
 
@@ -134,8 +144,11 @@ def _measured_stage(
     """One step and its row in the report, as one stage that holds the model it leaves."""
 
     def work(folder: Path) -> Mapping[str, Any]:
-        bundle = function().bundle
+        result = function()
+        bundle = result.bundle
         write_bundle(bundle, folder)
+        for name, content in result.files.items():
+            (folder / name).write_bytes(content)
         judged = judge.judge(inputs.name, kind, method, bundle, folder)
         history = loss_history(context.history(), inputs.name)
         return {
@@ -174,6 +187,28 @@ def _step_report(step: Step, stage: Stage) -> StepReport:
         skipped=stage.reused,
         settings=step.method.model_dump(mode="json", by_alias=True, exclude_none=True),
         history=None if history is None else LossHistory.model_validate(history),
+        pruning=_pruning(stage),
+    )
+
+
+def _records(step: Step, stage: Stage) -> dict[str, Path]:
+    """Files that a step leaves beside its model for people: where each is published -> where it lies."""
+    paths = (stage.folder / name for name in (RECORD_FILE, REMOVED_FILE))
+    return {f"{names.FOLDER_RECORDS}/{step.name}/{path.name}": path for path in paths if path.exists()}
+
+
+def _pruning(stage: Stage) -> Pruning | None:
+    """What the record beside the model says, for the report."""
+    path = stage.folder / RECORD_FILE
+    if not path.exists():
+        return None
+    record = PruneRecord.model_validate_json(path.read_bytes())
+    return Pruning(
+        granularity=record.granularity.value,
+        parameters_before=record.parameters_before,
+        parameters_after=record.parameters_after,
+        zeros_after=record.zeros_after,
+        layers=record.layers,
     )
 
 

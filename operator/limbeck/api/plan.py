@@ -138,6 +138,9 @@ def _derive_shrink(wanted: float, latency: int | None, entries: list[PlanEntry])
 def _derive_training_defaults(task: Task, step: dict[str, Any], path: str, entries: list[PlanEntry]) -> None:
     if "distil" in step:
         _derive_distil(task, step["distil"], f"{path}.distil", entries)
+    recover = step.get("prune", {}).get("recover") or {}
+    if recover.get("distil") is not None:
+        _derive_distil(task, recover["distil"], f"{path}.prune.recover.distil", entries)
     if "finetune" in step and "objective" not in step["finetune"]:
         objective = FinetuneObjective.CONTRASTIVE if task in _CONTRASTIVE_TASKS else FinetuneObjective.SUPERVISED
         step["finetune"]["objective"] = objective.value

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from limbeck.api.fields import ApiModel, FreeForm
+from limbeck.api.prune_record import PrunedLayer
 from limbeck.api.status import PlanEntry
 
 REPORT_VERSION: Final[Literal[1]] = 1
@@ -172,6 +173,16 @@ class LossHistory(ApiModel):
         return self
 
 
+class Pruning(ApiModel):
+    """What a pruning step removed, by layer; the whole record is in records/<step>/prune.json."""
+
+    granularity: str = Field(description="What was removed, e.g. Structured.")
+    parameters_before: Count = Field(description="Parameters before, e.g. 22700000.")
+    parameters_after: Count = Field(description="Parameters after, e.g. 17900000.")
+    zeros_after: Count = Field(0, description="Of these, weights held at zero, e.g. 5300000.")
+    layers: list[PrunedLayer] = Field(default_factory=list, description="Weights that lost entries.")
+
+
 class StepReport(ApiModel):
     """What one step of the pipeline did."""
 
@@ -181,6 +192,7 @@ class StepReport(ApiModel):
     skipped: bool = Field(False, description="Whether its result was there already, e.g. false.")
     settings: FreeForm = Field(default_factory=dict, description="Its settings after all defaults.")
     history: LossHistory | None = Field(None, description="Its loss, for steps that train.")
+    pruning: Pruning | None = Field(None, description="What it removed, for steps that prune.")
 
 
 class BadSampleRecord(ApiModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from limbeck.api.v1alpha1.compression import Activations, Quantize, Scheme
+from limbeck.api.v1alpha1.compression import Activations, Prune, Quantize, Scheme
 from limbeck.api.v1alpha1.job import Spec, Step, Task
 from limbeck.api.v1alpha1.model import Loader, Model
 from limbeck.api.v1alpha1.outcome import ExportFormat
@@ -85,10 +85,12 @@ def _step_refusals(step: Step, spec: Spec, path: str) -> Iterator[Refusal]:
         yield from _distil_refusals(step.distil, spec, path)
     elif step.finetune is not None:
         yield from _finetune_refusals(step.finetune, spec.task, path)
+    elif step.prune is not None:
+        yield from _prune_refusals(step.prune, spec, path)
     elif step.quantize is not None:
         yield from _quantize_refusals(step.quantize, path)
     else:
-        yield Refusal(path, step.method_name, "one of distil, finetune, quantize")
+        yield Refusal(path, step.method_name, "one of distil, finetune, prune, quantize")
 
 
 def _outcome_refusals(spec: Spec) -> Iterator[Refusal]:
@@ -153,6 +155,19 @@ def _finetune_refusals(finetune: Finetune, task: Task, path: str) -> Iterator[Re
         yield Refusal(f"{path}.labelSmoothingPercent", str(finetune.label_smoothing_percent), f"0 for {task.value}")
     if finetune.adapter is not Adapter.FULL:
         yield Refusal(f"{path}.adapter", finetune.adapter.value, Adapter.FULL.value)
+
+
+def _prune_refusals(prune: Prune, spec: Spec, path: str) -> Iterator[Refusal]:
+    steps = [step.prune for step in spec.pipeline]
+    before = next(place for place, step in enumerate(steps) if step is prune)
+    if any(step.quantize is not None for step in spec.pipeline[:before]):
+        yield Refusal(path, "a place after quantize", "before quantization, whose integers cannot be ranked,")
+    if prune.recover is None:
+        return
+    if prune.recover.distil is not None:
+        yield from _distil_refusals(prune.recover.distil, spec, f"{path}.recover.distil")
+    if prune.recover.finetune is not None:
+        yield from _finetune_refusals(prune.recover.finetune, spec.task, f"{path}.recover.finetune")
 
 
 def _quantize_refusals(quantize: Quantize, path: str) -> Iterator[Refusal]:

@@ -64,9 +64,17 @@ class Architecture:
         """Inverse of `to_json`; raises ArchitectureError naming what is wrong."""
         try:
             record = json.loads(text)
+        except ValueError as error:
+            raise ArchitectureError(f"{ARCHITECTURE_FILE} is not an architecture record: {error!r}") from error
+        return cls.from_plain(record)
+
+    @classmethod
+    def from_plain(cls, record: Any) -> Architecture:
+        """The same from data that was JSON."""
+        try:
             version, kind = record["version"], record["kind"]
             settings, edits = record["settings"], record["edits"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ArchitectureError(f"{ARCHITECTURE_FILE} is not an architecture record: {error!r}") from error
         if version != ARCHITECTURE_VERSION:
             raise ArchitectureError(

@@ -1,4 +1,4 @@
-"""Replays what was done to a module after it was built: quantization today, pruning and factorising later.
+"""Replays what was done to a module after it was built: pruning, quantization.
 
 Left out on purpose: the edits themselves. Each part that edits modules keeps a literal table of them.
 """
@@ -21,14 +21,15 @@ def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Mod
     """
     if not edits:
         return module
-    from limbeck_runtime.quantization import EDITS
+    from limbeck_runtime import pruning, quantization
 
+    known = pruning.EDITS | quantization.EDITS
     for edit in edits:
         kind = edit["kind"]
-        if kind not in EDITS:
+        if kind not in known:
             raise ArchitectureError(
-                f"an edit's kind must be one of {sorted(EDITS)}, got {kind!r}; read the model with the limbeck "
+                f"an edit's kind must be one of {sorted(known)}, got {kind!r}; read the model with the limbeck "
                 "that wrote it"
             )
-        module = EDITS[kind](module, edit)
+        module = known[kind](module, edit)
     return module

@@ -135,6 +135,26 @@ def slice_bars(report: Report) -> list[Chart]:
     return charts
 
 
+def bars(labels: list[str], values: list[float], title: str, name: str) -> Figure:
+    """Percentages as horizontal bars, the first on top."""
+    layout = _layout(
+        height=70 + 18 * len(labels),
+        xaxis={"title": {"text": _safe(title)}, "range": [0, 100]},
+        yaxis={"autorange": "reversed", "showgrid": False, "ticks": "", "automargin": True, "dtick": 1},
+        bargap=0.25,
+    )
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "name": _safe(name),
+        "x": values,
+        "y": [_safe(label) for label in labels],
+        "marker": {"color": "$copper", "opacity": 0.9},
+        "hovertemplate": "%{x:.1f} %<extra></extra>",
+    }
+    return {"data": [trace], "layout": layout}
+
+
 def _slice_figure(
     report: Report, column: str, shown: list[tuple[str, SliceValue]], before: dict[str, SliceValue]
 ) -> Figure:

@@ -21,6 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from limbeck.api.report import Report, RowKind
 from limbeck_runtime.report import charts, page, wording
+from limbeck_runtime.report.sparsity import sparsity_sections
 
 # The space between a number and its unit, at which a line must not break.
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|(?:[kMGT]?B|[mu]?s|[kMGT])(?!\w))")
@@ -31,7 +32,8 @@ def render(report: Report) -> str:
     trade_off = charts.trade_off(report)
     losses = charts.loss_curves(report)
     slices = charts.slice_bars(report)
-    drawn = [*([trade_off] if trade_off else []), *losses, *slices]
+    sparsity = sparsity_sections(report)
+    drawn = [*([trade_off] if trade_off else []), *losses, *slices, *(section.chart for section in sparsity)]
     verdict, verdict_sentence = page.verdict(report)
     plotly, script = _plotly(), _asset("report.js")
     return _template().render(
@@ -44,6 +46,7 @@ def render(report: Report) -> str:
         trade_off=trade_off,
         losses=losses,
         slices=slices,
+        sparsity=sparsity,
         figures={chart.id: chart.figure for chart in drawn},
         load_lines=page.load_lines(report),
         policy=_policy([plotly, script] if drawn else []),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from limbeck_runtime.inputs import Inputs
 from limbeck_runtime.models.bundle import ModelBundle
@@ -24,6 +25,7 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The model that a step leaves. The bundle that went in stays as it was."""
+    """The model that a step leaves, and files that are kept beside it. The bundle that went in stays as it was."""
 
     bundle: ModelBundle
+    files: Mapping[str, bytes] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from limbeck_runtime.data.batch import Batch
 from limbeck_runtime.data.index import DataIndex
 from limbeck_runtime.data.loader import BatchLoader
 from limbeck_runtime.models.bundle import ModelBundle
+from limbeck_runtime.pruning.holding import held_names
 from limbeck_runtime.steps.objective import Objective
 from limbeck_runtime.steps.outputs import add_features
 from limbeck_runtime.steps.teacher_outputs import TeacherOutputs
@@ -63,6 +64,7 @@ class TrainingTask:
             couples_samples=self.objective.couples_samples,
             learning_rates=tuple((rate.parameters, rate.learning_rate) for rate in self.settings.layer_rates),
             count=self.objective.count,
+            held_zeros=held_names(self.bundle.architecture.edits),
         )
 
 

@@ -55,6 +55,7 @@ class TrainParts:
     forward pass is cut in parts. Whatever such a loss needs of the model must be in the module's outputs.
     `learning_rates`: (pattern of parameter names, rate) for parts of the model that do not take the run's rate.
     `count`: of what the loss is a mean, where it is not the samples (tokens, say): how many a batch holds.
+    `held_zeros`: names of parameters whose zeros stay zeros (pruning/holding.py).
     """
 
     module: nn.Module
@@ -64,6 +65,7 @@ class TrainParts:
     couples_samples: bool = False
     learning_rates: tuple[tuple[str, float], ...] = ()
     count: Callable[[Any], int] | None = None
+    held_zeros: tuple[str, ...] = ()
 
 
 # Runs on each worker, so it must be picklable (a function of a module, or a partial of one).

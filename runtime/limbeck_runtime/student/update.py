@@ -60,6 +60,12 @@ class Updater:
             WeightAverage(parameters, settings.ema_decay_percent / 100) if settings.ema_decay_percent else None,
             sharded,
         )
+        # Weights that were pruned: without gradient AdamW leaves a zero a zero, its decay and its average too.
+        self._masks = [
+            (parameter, parameter.detach() != 0)
+            for name in parts.held_zeros
+            if (parameter := parameters.get(f"model/{name}")) is not None
+        ]
         self.updating = False
         self._step = 0
         self._context = GradientContext(
@@ -90,6 +96,9 @@ class Updater:
         self.updating = True
         settings, optimizer = self._settings, self.state.optimizer
         set_learning_rate(optimizer, self.learning_rate_factor(step))
+        for parameter, mask in self._masks:
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
         norm = self._clip(settings.gradient_clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -14,7 +14,14 @@ from limbeck.api.v1alpha1.job import CompressionJob
 Build = Callable[..., dict[str, Any]]
 
 REFUSED = [
-    ({"spec.pipeline": [{"name": "p", "prune": {"sparsityPercent": 30}}]}, "spec.pipeline[0].prune"),
+    (
+        {"spec.pipeline": [{"name": "q", "quantize": {}}, {"name": "p", "prune": {"sparsityPercent": 30}}]},
+        "spec.pipeline[1].prune",
+    ),
+    (
+        {"spec.pipeline": [{"name": "p", "prune": {"sparsityPercent": 30, "recover": {"distil": {"mode": "Mutual"}}}}]},
+        "spec.pipeline[0].prune.recover.distil.mode",
+    ),
     ({"spec.pipeline": [{"name": "l", "lowRank": {"rank": 4}}]}, "spec.pipeline[0].lowRank"),
     ({"spec.pipeline": [{"name": "d", "distil": {"mode": "Mutual"}}]}, "spec.pipeline[0].distil.mode"),
     ({"spec.pipeline": [{"name": "q", "quantize": {"scheme": "Int4"}}]}, "spec.pipeline[0].quantize.scheme"),
