@@ -3,7 +3,7 @@
 Debian's buildah does it, on a base image made of Debian's packages. All lies in the cache ($LIMBECK_CACHE, else
 ~/.cache/limbeck): buildah's layers, and an OCI layout from which `Image.load` gives containerd what it lacks, so that a
 change of our code moves the last small layer only. How this machine reaches package indices is mounted into a build and
-never part of an image. Left out on purpose: other architectures, signatures, and throwing old layers of buildah's away.
+never part of an image. Left out on purpose: other architectures, signatures, and throwing an old base image away.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BASE_PACKAGES = (
     "wget",
 )
 # What of the checkout a build sees; all of it goes into the image's key.
-INPUTS = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "requirements/installer.txt")
+INPUTS = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml")
 SOURCES = ("operator/limbeck", "runtime/limbeck_runtime")
 _NO_DOCUMENTATION = (
     "usr/share/doc",
@@ -72,30 +72,30 @@ def build(target: Target) -> Image:
     stamp = image_cache() / f"{target}.json"
     with _locked():
         base = _base_image()
-        key = build_key(target, base)
-        image = _stamped(stamp, key, name, layout)
-        if image is None:
-            build_image(target, base, name)
-            image = Image(name, _export(name, layout), layout)
-            unfinished = stamp.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps({"key": key, "digest": image.digest}))
-            unfinished.rename(stamp)
-            forget_old_blobs(layout)
+        key, heavy = build_key(target, base), _hash(base, ROOT, _requirements(target))
+        before = json.loads(stamp.read_text()) if stamp.exists() else {}
+        if before.get("key") == key and _is_whole(Image(name, before["digest"], layout)):
+            return Image(name, before["digest"], layout)
+        build_image(target, base, name)
+        image = Image(name, _export(name, layout), layout)
+        unfinished = stamp.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps({"key": key, "heavy": heavy, "digest": image.digest}))
+        unfinished.rename(stamp)
+        forget_old_blobs(layout)
+        if before.get("heavy", heavy) != heavy:
+            # Gigabytes that nothing stands on any more; small layers of old code are left to the next time.
+            _output(_buildah("rmi", "--prune", "--force"))
     return image
 
 
 def build_key(target: Target, base: str, root: Path = ROOT) -> str:
     """Hash of all that goes into the image."""
-    found = hashlib.sha256(f"{target} {base}\n".encode())
-    for path in inputs(target, root):
-        content = (root / path).read_bytes()
-        found.update(f"{path} {len(content)}\n".encode() + content)
-    return found.hexdigest()
+    return _hash(f"{target} {base}", root, inputs(target, root))
 
 
 def inputs(target: Target, root: Path = ROOT) -> list[str]:
     """Files that the image is made of, relative to `root`, sorted."""
-    files = [*INPUTS, f"requirements/{target}.txt"]
+    files = [*INPUTS, *_requirements(target)]
     for source in SOURCES:
         files += [
             str(path.relative_to(root))
@@ -167,18 +167,20 @@ def _export(name: str, layout: Path) -> str:
     return digest.read_text().strip()
 
 
-def _stamped(stamp: Path, key: str, name: str, layout: Path) -> Image | None:
-    """The image that was built from the same inputs, if it is still whole."""
-    if not stamp.exists():
-        return None
-    before = json.loads(stamp.read_text())
-    image = Image(name, before["digest"], layout)
-    whole = (
-        before["key"] == key
-        and image.blob(image.digest).exists()
-        and all(map(Path.exists, map(image.blob, image.blobs())))
-    )
-    return image if whole else None
+def _requirements(target: Target) -> list[str]:
+    return ["requirements/installer.txt", f"requirements/{target}.txt"]
+
+
+def _hash(start: str, root: Path, files: Sequence[str]) -> str:
+    found = hashlib.sha256(f"{start}\n".encode())
+    for path in files:
+        content = (root / path).read_bytes()
+        found.update(f"{path} {len(content)}\n".encode() + content)
+    return found.hexdigest()
+
+
+def _is_whole(image: Image) -> bool:
+    return image.blob(image.digest).exists() and all(image.blob(digest).exists() for digest in image.blobs())
 
 
 def _exists(name: str) -> bool:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+_REFERENCE = "org.opencontainers.image.ref.name"
+
 
 @dataclass(frozen=True)
 class Image:
@@ -87,9 +89,16 @@ class Image:
 
 
 def forget_old_blobs(layout: Path) -> None:
-    """Those of images that a newer one of the same name has replaced."""
+    """Those of images that a newer one of the same name has replaced: the index still has them, without a name."""
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"] = [
+        reference for reference in index["manifests"] if _REFERENCE in reference.get("annotations", {})
+    ]
+    unfinished = layout / "index.json.unfinished"
+    unfinished.write_text(json.dumps(index))
+    unfinished.rename(layout / "index.json")
     wanted: set[str] = set()
-    for reference in json.loads((layout / "index.json").read_text())["manifests"]:
+    for reference in index["manifests"]:
         wanted.update(Image("", reference["digest"], layout).blobs())
     for blob in (layout / "blobs" / "sha256").iterdir():
         if f"sha256:{blob.name}" not in wanted:

@@ -59,16 +59,20 @@ def _digests(file: io.BytesIO) -> list[str]:
         return [name.removeprefix("blobs/").replace("/", ":") for name in archive.getnames() if name[:5] == "blobs"]
 
 
-def test_blobs_of_a_replaced_image_are_forgotten_and_shared_ones_stay(image: Image) -> None:
-    from ocilayout import forget_old_blobs
+def test_a_replaced_image_is_forgotten_and_what_it_shares_stays(image: Image) -> None:
+    """The index keeps it, without a name."""
+    from ocilayout import Image, forget_old_blobs
 
-    index = {"manifests": [{"digest": image.digest}]}
-    (image.layout / "index.json").write_text(json.dumps(index))
-    old = image.layout / "blobs" / "sha256" / ("0" * 64)
-    old.touch()
+    _, config, heavy, _ = image.blobs()
+    manifest = json.dumps({"config": {"digest": config}, "layers": [{"digest": heavy}]}).encode()
+    old = Image(image.name, f"sha256:{hashlib.sha256(manifest).hexdigest()}", image.layout)
+    old.blob(old.digest).write_bytes(manifest)
+    named = {"digest": image.digest, "annotations": {"org.opencontainers.image.ref.name": "made-up"}}
+    (image.layout / "index.json").write_text(json.dumps({"manifests": [{"digest": old.digest}, named]}))
     forget_old_blobs(image.layout)
-    assert not old.exists()
+    assert not old.blob(old.digest).exists()
     assert all(image.blob(digest).exists() for digest in image.blobs())
+    assert json.loads((image.layout / "index.json").read_text())["manifests"] == [named]
 
 
 def test_an_import_sends_the_missing_layers_and_tells_what_went_wrong(image: Image, tmp_path: Path) -> None:
