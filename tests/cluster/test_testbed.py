@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import obstore
 import pytest
@@ -127,6 +127,45 @@ def test_a_rayjob_is_taken_up_by_the_operator(kubectl: Kubectl, namespace: str) 
     kubectl.run(
         "--namespace", namespace, "wait", "rayjob/some", "--for=jsonpath={.status.rayClusterName}", "--timeout=30s"
     )
+
+
+def test_a_rayjob_with_a_worker_succeeds_under_the_strictest_rules(
+    testbed: Testbed, kubectl: Kubectl, namespace: str
+) -> None:
+    image = "localhost/limbeck-runtime:dev"
+    if image not in testbed.containerd.image_names():
+        pytest.skip(f"needs {image}: python tests/cluster/testbed.py images")
+    code = "import ray; ray.init(); print(ray.get([ray.remote(lambda n: n * n).remote(n) for n in range(4)]))"
+    cluster = {
+        "rayVersion": "2.60.0",
+        "headGroupSpec": ray_group("ray-head", image, cpus=0, memory="1Gi"),
+        "workerGroupSpecs": [
+            {"groupName": "one", "replicas": 1, "minReplicas": 1, "maxReplicas": 1}
+            | ray_group("ray-worker", image, cpus=1, memory="512Mi")
+        ],
+    }
+    spec = {"entrypoint": f'python -c "{code}"', "submissionMode": "SidecarMode", "rayClusterSpec": cluster}
+    job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "squares", "namespace": namespace}}
+    kubectl.apply([job | {"spec": spec | {"shutdownAfterJobFinishes": True}}])
+    succeeded = "--for=jsonpath={.status.jobStatus}=SUCCEEDED"
+    kubectl.run("--namespace", namespace, "wait", "rayjob/squares", succeeded, "--timeout=300s", seconds=310)
+
+
+def ray_group(name: str, image: str, cpus: int, memory: str) -> dict[str, Any]:
+    """Probed each second, as Ray's own probes would wait ten."""
+    probe = {"httpGet": {"path": "/api/healthz", "port": 52365}, "periodSeconds": 1, "failureThreshold": 120}
+    container = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "Never",
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": {"requests": {"cpu": "100m", "memory": memory}, "limits": {"memory": "2Gi"}},
+        "readinessProbe": probe,
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    profile = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    start = {"num-cpus": str(cpus), "object-store-memory": "100000000", "disable-usage-stats": "true"}
+    return {"rayStartParams": start, "template": {"spec": {"securityContext": profile, "containers": [container]}}}
 
 
 def test_the_audit_log_says_who_wrote(testbed: Testbed, namespace: str) -> None:

@@ -5,6 +5,7 @@
     purge          down, and throw the image store away too
     status         what runs, with its memory, and the pods
     load ARCHIVE   give it an image (docker-archive or OCI), unless it has just that one
+    images         build the operator's and the runtime's image, and give it what it lacks of them
 
 With KUBECONFIG set to another cluster, `up` takes that one as it is and starts nothing. Needs root, Debian and Go.
 Left out on purpose: a second node, NetworkPolicy, load balancers, dynamic volumes, a registry.
@@ -26,6 +27,7 @@ import containerd
 import controldaemons
 import debian
 import gotools
+import images
 import kuberay
 import mounts
 import network
@@ -139,6 +141,10 @@ class Testbed:
     def load(self, archive: Path) -> list[str]:
         """The names that were imported; none if the cluster has just these already."""
         return self.containerd.load(archive)
+
+    def load_built(self, target: images.Target) -> int:
+        """The image of the checkout as it is now, built if need be; the bytes that had to be copied."""
+        return images.build(target).load(self.containerd.ctr)
 
     def remains(self) -> list[str]:
         """All that `down` must have removed and has not."""
@@ -262,7 +268,7 @@ def _print_status(testbed: Testbed) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["up", "down", "purge", "status", "load"])
+    parser.add_argument("command", choices=["up", "down", "purge", "status", "load", "images"])
     parser.add_argument("archive", nargs="?", type=Path)
     arguments = parser.parse_args()
     if (arguments.command == "load") != (arguments.archive is not None):
@@ -280,6 +286,10 @@ def main() -> None:
             with step(f"Load {arguments.archive}"):
                 names = testbed.load(arguments.archive)
             print(f"imported {' '.join(names)}" if names else "nothing to do: it is the one that the cluster has")
+        case "images":
+            for target in images.TARGETS:
+                with step(f"Image {images.image_name(target)}"):
+                    testbed.load_built(target)
 
 
 def _up(testbed: Testbed) -> None:
