@@ -22,8 +22,9 @@ from limbeck.kube.errors import ForbiddenError, KubeError, NotFoundError, Unauth
 from limbeck.kube.transport import Object
 
 # How the operator's and KubeRay's Deployments are found, wherever they are installed.
-OPERATOR_SELECTOR: Final = "app.kubernetes.io/name=limbeck,app.kubernetes.io/component=operator"
-KUBERAY_SELECTOR: Final = "app.kubernetes.io/name=kuberay"
+LIMBECK_SELECTOR: Final = "app.kubernetes.io/name=limbeck,app.kubernetes.io/component="
+# The first in its manifests, the second in its chart.
+KUBERAY_SELECTOR: Final = "app.kubernetes.io/name in (kuberay,kuberay-operator)"
 OPERATOR_LEASE: Final = "limbeck-operator"
 # What people do with jobs: verb, group, resource, subresource.
 _RIGHTS: Final = (
@@ -117,26 +118,26 @@ def _crd_by_use(cluster: Cluster, check: str) -> Finding:
 
 def check_operator(cluster: Cluster) -> Finding:
     """Whether a limbeck operator is there and ready."""
-    check = "operator"
+    advice = "install the chart: `helm install limbeck charts/limbeck`"
+    return _deployment(cluster, "operator", "operator") or Finding(
+        "operator", State.WRONG, "no Deployment of it", advice
+    )
+
+
+def _deployment(cluster: Cluster, check: str, component: str) -> Finding | None:
+    """How a Deployment of limbeck is, wherever it is installed; None where there is none."""
     try:
-        found = _everywhere(cluster).list_all(DEPLOYMENTS, label_selector=OPERATOR_SELECTOR)
-        deployments = list(found)
+        deployments = list(_everywhere(cluster).list_all(DEPLOYMENTS, label_selector=LIMBECK_SELECTOR + component))
     except ForbiddenError:
         return Finding(check, State.UNKNOWN, "not allowed to look", "ask whoever runs the cluster whether it is well")
     if not deployments:
-        return Finding(
-            check, State.WRONG, "no Deployment of it", "install the chart: `helm install limbeck charts/limbeck`"
-        )
-    ready = [each for each in deployments if (each.get("status") or {}).get("readyReplicas")]
-    if not ready:
-        where = _place(deployments[0])
-        return Finding(
-            check, State.WRONG, f"{where} has no ready pod", f"see `kubectl -n {where.split('/')[0]} get pods`"
-        )
-    status = ready[0]["status"]
-    return Finding(
-        check, State.OK, f"{_place(ready[0])}, {status['readyReplicas']} of {status.get('replicas', 0)} ready"
-    )
+        return None
+    best = max(deployments, key=lambda each: (each.get("status") or {}).get("readyReplicas", 0))
+    where, status = _place(best), best.get("status") or {}
+    if not status.get("readyReplicas"):
+        namespace = best["metadata"]["namespace"]
+        return Finding(check, State.WRONG, f"{where} has no ready pod", f"see `kubectl -n {namespace} get pods`")
+    return Finding(check, State.OK, f"{where}, {status['readyReplicas']} of {status.get('replicas', 0)} ready")
 
 
 def check_lease(cluster: Cluster) -> Finding:
@@ -213,11 +214,13 @@ def _words(right: tuple[str, str, str, str]) -> str:
     return f"{verb} {resource}{'/' + subresource if subresource else ''}"
 
 
-def check_server(url: str | None, ca_file: str | None) -> Finding:
-    """Whether limbeck's server answers."""
+def check_server(cluster: Cluster, url: str | None, ca_file: str | None) -> Finding:
+    """Whether limbeck's server answers; without its address, whether its Deployment is ready."""
     check = "limbeck's server"
     if url is None:
-        return Finding(check, State.UNKNOWN, "not asked", "give --server https://HOST:PORT to ask it")
+        advice = "jobs run without it, but show no progress; give --server to ask one elsewhere"
+        found = _deployment(cluster, check, "server")
+        return found or Finding(check, State.UNKNOWN, "no Deployment of it", advice)
     try:
         with ServerEvents(url, "", "", ca_file) as server:
             server.check()

@@ -29,17 +29,16 @@ def doctor(cluster: Cluster, name: str | None, *, server_url: str | None, server
 
 def examine(cluster: Cluster, name: str | None, server_url: str | None, server_ca: str | None) -> list[Finding]:
     """All findings; of a cluster that does not answer just that."""
-    server = checks.check_server(server_url, server_ca)
     first = guarded_check("API server", lambda: checks.check_api_server(cluster))
     if first.state is State.WRONG:
-        return [first, server]
+        return [first]
     findings = [
         first,
         guarded_check("CompressionJob CRD", lambda: checks.check_crd(cluster)),
         guarded_check("operator", lambda: checks.check_operator(cluster)),
         guarded_check("operator's lease", lambda: checks.check_lease(cluster)),
         guarded_check("KubeRay", lambda: checks.check_kuberay(cluster)),
-        server,
+        guarded_check("limbeck's server", lambda: checks.check_server(cluster, server_url, server_ca)),
         guarded_check("your rights", lambda: checks.check_rights(cluster)),
     ]
     if name is not None:

@@ -35,9 +35,10 @@ def guarded(verb: Callable[[], int]) -> int:
     except errors.KubeError as error:
         return _said(*explained(error))
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _CLUSTER_MODULES:
+        module = (error.name or "").partition(".")[0]
+        if module not in _CLUSTER_MODULES:
             raise
-        return _said(f"talking to a cluster needs {error.name}; run `pip install 'limbeck[operator]'`", USAGE)
+        return _said(f"talking to a cluster needs {module}; run `pip install 'limbeck[operator]'`", USAGE)
 
 
 def explained(error: errors.KubeError) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""`limbeck get`: jobs in a table, with the columns of `kubectl get cj`."""
+"""`limbeck get`: jobs in a table, with the columns of `kubectl get compressionjobs`."""
 
 from __future__ import annotations
 

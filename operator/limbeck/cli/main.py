@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from limbeck import names
-from limbeck.cli import cluster_commands
+from limbeck.cli import cluster_commands, prune_record
 
 app = typer.Typer(
     name="limbeck",
@@ -79,6 +79,7 @@ def local(
 
 # Without a name its commands stand beside ours.
 app.add_typer(cluster_commands.app)
+app.add_typer(prune_record.app)
 
 
 def run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Final
 
@@ -28,25 +29,32 @@ def wait(cluster: Cluster, name: str, *, goal: str, timeout_seconds: float | Non
 def wait_for(cluster: Cluster, job: Object, *, goal: str, timeout_seconds: float | None, output: str) -> int:
     """The same for a job that was just read."""
     name, last = job["metadata"]["name"], job
+    states = follow(cluster, job, timeout_seconds=timeout_seconds, patience=Patience(told=say_trouble))
     try:
-        for state in follow(cluster, job, timeout_seconds=timeout_seconds, patience=Patience(told=say_trouble)):
+        # What was just read counts, however short the time.
+        for state in itertools.chain([job], states):
             if state is None:
                 print(printable(f"{name} was deleted before it was {_wanted(goal)}: {outcome(last)}"), file=sys.stderr)
                 return JOB_FAILED
             last = state
             code = verdict(state, goal)
-            if code == OK or (code is not None and goal == FINISHED):
-                show([state], output, [printable(f"{name}: {outcome(state)}")])
-                return code
             if code is not None:
-                message = f"{name} will not be {_wanted(goal)} any more: {outcome(state)}"
-                print(printable(message), file=sys.stderr)
-                return code
+                return _tell(state, goal, code, output)
     except TimeIsUpError:
         waited = short(timeout_seconds or 0)
         print(printable(f"{name} is not {_wanted(goal)} after {waited}: {outcome(last)}"), file=sys.stderr)
         return TIMED_OUT
     raise AssertionError("following ends with the job's end or with an error")
+
+
+def _tell(job: Object, goal: str, code: int, output: str) -> int:
+    """Say where the job is; on standard error where it is not what was waited for."""
+    name = job["metadata"]["name"]
+    if code == OK or goal == FINISHED:
+        show([job], output, [printable(f"{name}: {outcome(job)}")])
+    else:
+        print(printable(f"{name} will not be {_wanted(goal)} any more: {outcome(job)}"), file=sys.stderr)
+    return code
 
 
 def verdict(job: Job, goal: str) -> int | None:

@@ -135,19 +135,26 @@ def test_reasons_to_act_are_the_operators_own() -> None:
     assert known >= checks._BLOCKED
 
 
-def test_a_server_that_answers_is_well_and_one_that_does_not_is_not(api, answer) -> None:
+def test_a_server_that_answers_is_well_and_one_that_does_not_is_not(api, cluster, answer) -> None:
     api.tell("/readyz", answer(body=b"ok"))
-    assert checks.check_server(api.url, None).state is State.OK
-    assert checks.check_server("http://127.0.0.1:1", None).state is State.WRONG
-    assert checks.check_server("ftp://x", None).found.startswith("--server must start with https://")
-    assert checks.check_server(None, None).state is State.UNKNOWN
+    assert checks.check_server(cluster, api.url, None).state is State.OK
+    assert checks.check_server(cluster, "http://127.0.0.1:1", None).state is State.WRONG
+    assert checks.check_server(cluster, "ftp://x", None).found.startswith("--server must start with https://")
+
+
+def test_without_its_address_the_servers_deployment_tells_how_it_is(cluster, tell_list) -> None:
+    tell_list(DEPLOYMENTS, "Deployment")
+    tell_list(DEPLOYMENTS, "Deployment", deployment("limbeck-server", replicas=1, readyReplicas=1))
+    assert checks.check_server(cluster, None, None).state is State.UNKNOWN
+    finding = checks.check_server(cluster, None, None)
+    assert (finding.state, finding.found) == (State.OK, "limbeck-system/limbeck-server, 1 of 1 ready")
 
 
 def test_of_a_cluster_that_refuses_us_nothing_else_is_said(api, limbeck) -> None:
     api.status("/version", 401, "Unauthorized")
     result = limbeck("doctor", kubeconfig=api.kubeconfig)
     assert result.exit_code == 1
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["wrong", "unknown"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["wrong"]
     assert "told Unauthorized" in result.stdout
     assert "; log in again, or see --context" in result.stdout
 

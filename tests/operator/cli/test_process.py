@@ -46,7 +46,7 @@ def start(api) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @pytest.mark.parametrize(
     ("phase", "arguments", "code"),
     [
-        ("Complete", ("wait", "emoji"), 0),
+        ("Complete", ("wait", "emoji", "--timeout", "0"), 0),
         ("Failed", ("wait", "emoji"), 1),
         ("Running", ("wait", "other"), 2),
         ("Running", ("wait", "emoji", "--timeout", "0"), 4),
@@ -64,6 +64,28 @@ def test_no_cluster_is_exit_code_three(start, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert errors.startswith("error: no cluster to talk to")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "advice"),
+    [
+        ("kubernetes", ("get",), "talking to a cluster needs kubernetes; run `pip install 'limbeck[operator]'`"),
+        ("obstore", ("report", "emoji", "-o", "-"), "needs obstore; run `pip install obstore`"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_how_to_install_it(api, build_stored, module, arguments, advice) -> None:
+    api.job(build_stored("Complete"))
+    script = f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {list(arguments)}\n"
+    result = subprocess.run(
+        [sys.executable, "-c", script + "from limbeck.cli.main import run; run()"],
+        env=os.environ | {"KUBECONFIG": str(api.kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert advice in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["wait", "watch", "logs"])
