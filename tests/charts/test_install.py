@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,8 @@ def test_the_pods_pass_the_restricted_profile(release: str, admin: Transport) ->
     admin.create(NAMESPACES, {"metadata": {"name": "restricted", "labels": label}})
     for name in ("limbeck-operator", "limbeck-server"):
         template = admin.get(DEPLOYMENTS, name, NAMESPACE)["spec"]["template"]
+        # The one thing that we promise and the profile does not ask for.
+        assert all(each["securityContext"]["readOnlyRootFilesystem"] for each in template["spec"]["containers"])
         admin.create(PODS, {"metadata": {"name": name}, "spec": template["spec"]}, "restricted")
 
 
@@ -174,7 +177,10 @@ def test_the_server_starts_with_the_certificate_and_the_rights_of_its_account(
     with _process("limbeck.server", environment, _kubeconfig(own_plane, "limbeck-server", tmp_path), log):
         for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
             path = container[probe]["httpGet"]["path"]
-            until(lambda path=path: _answers(f"https://localhost:{port}{path}", context), log)
+            until(lambda path=path: _status(f"https://localhost:{port}{path}", context) == 200, log)
+        # 503 would say that it may not ask for a token review.
+        post = f"https://localhost:{port}/api/v1/namespaces/default/jobs/smoke/progress"
+        assert _status(post, context, token="of-nobody") == 401, log.read_text(encoding="utf-8")
 
 
 def until(holds: Callable[[], Any], log: Path | None = None) -> None:
@@ -269,9 +275,15 @@ def _free_port() -> int:
         return port
 
 
-def _answers(url: str, context: ssl.SSLContext) -> bool:
+def _status(url: str, context: ssl.SSLContext, token: str = "") -> int:
+    """What answers: to a GET, or to a POST with a token; 0 where nobody does."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"} if token else {}
+    request = urllib.request.Request(url, data=b"{}" if token else None, headers=headers)
     try:
-        with urllib.request.urlopen(url, context=context, timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
     except OSError:
-        return False
+        return 0
