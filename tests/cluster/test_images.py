@@ -155,6 +155,10 @@ class TestOperatorImage:
         _, inside = operator
         golden("crd.yaml", inside("limbeck", "crd").stdout)
 
+    def test_the_servers_history_has_a_place_that_belongs_to_its_user(self, operator: tuple[Image, Inside]) -> None:
+        _, inside = operator
+        assert inside("stat", "--format", "%u", "/var/lib/limbeck").stdout == "1000\n"
+
     def test_it_says_what_it_is_and_runs_the_operator_as_nobody_special(self, operator: tuple[Image, Inside]) -> None:
         image, _ = operator
         config = image.config()
@@ -208,14 +212,20 @@ class TestBothImages:
         image, _ = request.getfixturevalue(target)
         assert build(target) == image
 
-    def test_all_of_our_byte_code_is_there(self, request: pytest.FixtureRequest, target: Target) -> None:
+    def test_each_file_of_ours_is_there_with_its_byte_code(
+        self, request: pytest.FixtureRequest, target: Target
+    ) -> None:
+        from images import SOURCES, inputs
+
         _, inside = request.getfixturevalue(target)
-        program = (
-            "import limbeck, pathlib, importlib.util as u; there = pathlib.Path(limbeck.__file__).parents[1];"
-            "print([str(f) for f in there.rglob('*.py') if 'limbeck' in f.parts[5]"
-            " and not pathlib.Path(u.cache_from_source(f)).exists()])"
-        )
-        assert inside("python", "-c", program).stdout == "[]\n"
+        packages = SOURCES if target == "runtime" else SOURCES[:1]
+        ours = {Path(path).relative_to(Path(path).parts[0]) for path in inputs(target) if path.startswith(packages)}
+        compiled = {
+            path.parent / "__pycache__" / f"{path.stem}.cpython-311.pyc" for path in ours if path.suffix == ".py"
+        }
+        folders = [f"/opt/venv/lib/python3.11/site-packages/{Path(package).name}" for package in packages]
+        found = inside("find", *folders, "-type", "f").stdout.split()
+        assert {Path(path).relative_to(Path(folders[0]).parent) for path in found} == ours | compiled
 
     def test_nothing_of_this_machine_is_in_it(self, request: pytest.FixtureRequest, target: Target) -> None:
         image, inside = request.getfixturevalue(target)

@@ -86,3 +86,16 @@ def test_an_import_sends_the_missing_layers_and_tells_what_went_wrong(image: Ima
     with pytest.raises(RuntimeError, match=r"import - of localhost/made-up:dev failed: full"):
         image.load([str(ctr)])
     assert heavy not in _digests(io.BytesIO((tmp_path / "sent").read_bytes()))
+
+
+def test_blobs_that_containerd_has_too_are_kept_once(image: Image, tmp_path: Path) -> None:
+    heavy, light = image.blobs()[2:]
+    theirs = tmp_path / "store" / "io.containerd.content.v1.content" / "blobs" / heavy.replace(":", "/")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(image.blob(heavy).read_bytes())
+    ctr = tmp_path / "ctr"
+    ctr.write_text("#!/bin/sh\n[ $1 = content ] || cat > /dev/null\n")
+    ctr.chmod(0o755)
+    image.load([str(ctr)], store=tmp_path / "store")
+    assert image.blob(heavy).samefile(theirs)
+    assert image.blob(light).stat().st_nlink == 1
