@@ -10,7 +10,8 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final[Literal["limbeck.dev/v1alpha1"]] = "limbeck.dev/v1alpha1"
 KIND: Final[Literal["CompressionJob"]] = "CompressionJob"
 PLURAL: Final = "compressionjobs"
-SHORT_NAME: Final = "cj"
+# Not `cj`: that is CronJob's, and kubectl prefers the kinds that Kubernetes brings along.
+SHORT_NAME: Final = "cpj"
 CATEGORY: Final = "limbeck"
 MANAGED_BY: Final = "limbeck.dev/operator"
 # Leaves room for `-<attempt>` within the 47 characters that KubeRay allows.

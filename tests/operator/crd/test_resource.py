@@ -158,5 +158,5 @@ def test_it_is_found_by_its_short_name_and_its_category(api: Any) -> None:
     (resource,) = [
         each for each in api.ask("GET", f"/apis/{names.API_VERSION}").body["resources"] if each["name"] == names.PLURAL
     ]
-    assert (resource["shortNames"], resource["categories"]) == (["cj"], ["limbeck"])
+    assert (resource["shortNames"], resource["categories"]) == (["cpj"], ["limbeck"])
     assert resource["namespaced"] is True
