@@ -13,6 +13,7 @@ from limbeck.cli import cluster_commands, prune_record
 app = typer.Typer(
     name="limbeck",
     help="Compress large multimodal models: distil, quantize, evaluate, gate and export in one job.",
+    epilog="Exit codes: 0 ok, 1 the job failed, 2 usage or refused, 3 no cluster or no answer, 4 time is up.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

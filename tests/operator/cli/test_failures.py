@@ -126,3 +126,10 @@ def test_text_from_the_cluster_cannot_steer_the_terminal(api, limbeck, build_sto
         result = limbeck(*arguments, kubeconfig=api.kubeconfig)
         assert "\x1b" not in result.output
         assert "]0;title? gone" in result.output
+
+
+def test_what_a_server_says_in_an_error_cannot_either(api, limbeck) -> None:
+    api.status(JOBS, 403, "\x1b[2J")
+    result = limbeck("get", kubeconfig=api.kubeconfig)
+    assert "\x1b" not in result.stderr
+    assert "?[2J" in result.stderr

@@ -83,6 +83,7 @@ def test_a_version_that_is_too_old_means_a_new_list(api, cluster, stored, waitin
     api.answers[f"watch {JOBS}"] = [answer(events=[EXPIRED])]
     api.watch(JOBS, ("MODIFIED", stored(9)))
     assert versions(follow(cluster, stored(7), patience=waiting.patience()), 2) == ["7", "9"]
+    assert [request.query.get("watch") for request in api.requests] == [None, "true"] * 2
     assert waiting.troubles == []
 
 

@@ -116,7 +116,9 @@ def test_where_there_is_no_log_yet_or_any_more_it_says_why(api, limbeck, serve_p
 
 def test_following_does_not_wait_for_pods_that_can_never_come(api, limbeck, serve_pods) -> None:
     serve_pods([], phase="Complete")
-    assert limbeck("logs", "emoji", "-f", kubeconfig=api.kubeconfig).exit_code == 2
+    result = limbeck("logs", "emoji", "-f", kubeconfig=api.kubeconfig)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: the head pod of attempt 1 of emoji is gone: Complete")
 
 
 def test_a_job_without_an_attempt_has_no_logs(api, limbeck, build_stored) -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from limbeck.cli import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 JOBS = "/apis/limbeck.dev/v1alpha1/namespaces/vision/compressionjobs"
 PODS = "/api/v1/namespaces/vision/pods"

@@ -18,6 +18,8 @@ from limbeck.api.posts import ProgressPost
 from limbeck.cli.server_events import NothingYetError, ServerError, ServerEvents
 from limbeck.server.history import History, JobKey
 
+pytestmark = pytest.mark.slow
+
 AT = "2026-11-24T11:59:00Z"
 STARTED = {"time": AT, "event": "run_started", "job": "emoji", "steps": ["distil"], "epoch": 1, "attempt": 1}
 STEP = {"time": AT, "event": "step_started", "step": "distil", "method": "distil", "index": 1, "total": 1}
