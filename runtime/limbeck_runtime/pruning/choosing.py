@@ -19,12 +19,20 @@ _LEAST_KEPT = 0.1
 _SEARCH_STEPS = 12
 
 
-def lowest(scores: Mapping[Space, Tensor], share: float, scope: PruneScope) -> dict[Space, Tensor]:
-    """Units to remove: round(share x units), ascending; ties go to the higher index, at least one unit stays."""
+def lowest(
+    scores: Mapping[Space, Tensor], share: float, scope: PruneScope, before: Mapping[Space, int] | None = None
+) -> dict[Space, Tensor]:
+    """Units to remove, ascending, so that round(share x units) are gone; of ties the higher goes, one unit stays.
+
+    `before` says how many units there were where rounds before have taken some; their share is part of `share`.
+    """
+    before = before or {space: space.num_units for space in scores}
+    gone = {space: before[space] - space.num_units for space in scores}
     if scope is PruneScope.LAYER:
-        counts = {space: round(share * space.num_units) for space in scores}
+        counts = {space: max(0, round(share * before[space]) - gone[space]) for space in scores}
     else:
-        counts = _counts_together(scores, share)
+        wanted = max(0, round(share * sum(before.values())) - sum(gone.values()))
+        counts = _counts_together(scores, wanted, before)
     chosen = {}
     for space, values in scores.items():
         count = min(counts[space], space.num_units - 1)
@@ -34,12 +42,11 @@ def lowest(scores: Mapping[Space, Tensor], share: float, scope: PruneScope) -> d
     return chosen
 
 
-def _counts_together(scores: Mapping[Space, Tensor], share: float) -> dict[Space, int]:
+def _counts_together(scores: Mapping[Space, Tensor], left: int, before: Mapping[Space, int]) -> dict[Space, int]:
     everything = torch.cat(list(scores.values()))
     of_space = torch.cat([torch.full((len(values),), place) for place, values in enumerate(scores.values())])
-    most = [space.num_units - max(1, round(_LEAST_KEPT * space.num_units)) for space in scores]
+    most = [space.num_units - max(1, round(_LEAST_KEPT * before[space])) for space in scores]
     counts = [0] * len(most)
-    left = round(share * len(everything))
     for place in of_space[torch.argsort(everything, stable=True)].tolist():
         if left == 0:
             break

@@ -53,7 +53,6 @@ class _Run:
     spaces: dict[str, PrunedSpace] = field(default_factory=dict)
     alive: dict[str, Tensor] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
-    num_units: int = 0
 
     @property
     def module(self) -> nn.Module:
@@ -187,11 +186,8 @@ def _units_round(run: _Run, settings: Prune, share: float, example: Mapping[str,
     names = {space: _name_before(run, space) for space in found.spaces}
     for space in found.spaces:
         _remember(run, space, names[space], scores[space])
-    # `share` is of the units before the step; some have gone in the rounds before.
-    left = sum(space.num_units for space in scores)
-    run.num_units = run.num_units or left
-    now = 1 - (1 - share) * run.num_units / left
-    removal = lowest(scores, max(0.0, now), settings.scope)
+    before = {space: run.spaces[names[space]].units for space in scores}
+    removal = lowest(scores, share, settings.scope, before)
     for space, units in removal.items():
         name = names[space]
         record = run.spaces[name]
