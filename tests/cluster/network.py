@@ -52,7 +52,7 @@ def down(layout: Layout) -> None:
     for family, table in (("inet", FIREWALL_TABLE), *_KUBE_PROXY_TABLES):
         if f"table {family} {table}" in tables:
             _run("nft", "delete", "table", family, table)
-    _forget_pods()
+    forget_pods()
     with suppress(FileNotFoundError):
         for name, value in json.loads((layout.run / "kernel-settings.json").read_text(encoding="utf-8")).items():
             Path("/proc/sys", name).write_text(value, encoding="ascii")
@@ -110,7 +110,7 @@ def cni_configuration(layout: Layout) -> dict[str, object]:
     return {"cniVersion": "0.4.0", "name": CNI_NETWORK, "plugins": [bridge, ports]}
 
 
-def _forget_pods(folder: Path = Path("/var/lib/cni/results")) -> None:
+def forget_pods(folder: Path = Path("/var/lib/cni/results")) -> None:
     """The plugins' notes on each pod of ours: its network's, and of the same pod the loopback's."""
     for note in folder.glob(f"{CNI_NETWORK}-*-eth0"):
         pod = note.name.removeprefix(f"{CNI_NETWORK}-").removesuffix("-eth0")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import gotools
+import processes
 from layout import CLUSTER_DOMAIN, DNS_ADDRESS, NODE, NODE_ADDRESS, POD_RANGE, Layout
 from processes import Daemons
 
@@ -19,6 +20,7 @@ KUBE_PROXY = "kube-proxy"
 TOOLS = (gotools.KUBELET, gotools.KUBE_PROXY)
 _MOST_PODS = 40
 _POD_CGROUP = "kubepods"
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def start(layout: Layout, daemons: Daemons) -> None:
@@ -95,14 +97,27 @@ def proxy_configuration(layout: Layout) -> dict[str, object]:
     }
 
 
-def remove_cgroups() -> None:
-    for top in cgroups():
+def remove_cgroups(root: Path = CGROUPS) -> None:
+    """And whatever process is still in one: containers outlive a containerd that was killed."""
+    for pid in pod_processes(root):
+        processes.end(pid)
+    for top in cgroups(root):
         for folder, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):
                 os.rmdir(folder)
 
 
-def cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+def pod_processes(root: Path = CGROUPS) -> set[int]:
+    """All that runs in a container of a pod."""
+    found: set[int] = set()
+    for top in cgroups(root):
+        for file in top.rglob("cgroup.procs"):
+            with suppress(OSError):  # it went while we looked
+                found.update(map(int, file.read_text(encoding="ascii").split()))
+    return found - {0}  # how the kernel writes one that we cannot see
+
+
+def cgroups(root: Path = CGROUPS) -> list[Path]:
     """Kubelet's own folders, one for each controller of cgroup v1, or the one of v2."""
     return sorted(folder for folder in [root / _POD_CGROUP, *root.glob(f"*/{_POD_CGROUP}")] if folder.is_dir())
 

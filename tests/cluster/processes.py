@@ -105,6 +105,7 @@ def started_at(pid: int) -> str | None:
 
 def end(pid: int, with_signal: signal.Signals = signal.SIGKILL, patience_seconds: float = 5.0) -> None:
     """Returns when the process is gone."""
+    assert pid > 1, f"{pid} is no program of ours; kill() would take it for a whole group"
     deadline = time.monotonic() + patience_seconds
     moment = started_at(pid)
     with suppress(ProcessLookupError):

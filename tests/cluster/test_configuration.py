@@ -133,6 +133,28 @@ def test_kubelets_cgroups_are_found_in_both_versions(tmp_path: Path) -> None:
     assert tmp_path / "kubepods" in node.cgroups(tmp_path)
 
 
+def test_what_still_runs_in_a_pods_cgroup_is_ended(tmp_path: Path) -> None:
+    import node
+    import processes
+
+    pod = tmp_path / "memory" / "kubepods" / "pod1"
+    pod.mkdir(parents=True)
+    daemons = processes.Daemons(tmp_path / "pids", tmp_path / "logs")
+    pid = daemons.start("container", ["sleep", "1000"])
+    (pod / "cgroup.procs").write_text(f"0\n{pid}\n")
+    node.remove_cgroups(tmp_path)
+    assert daemons.running() == {}
+
+
+def test_the_plugins_notes_on_our_pods_are_removed_and_nobody_elses(tmp_path: Path) -> None:
+    import network
+
+    for name in ("testbed-1-eth0", "cni-loopback-1-lo", "cni-loopback-2-lo", "other-2-eth0"):
+        (tmp_path / name).touch()
+    network.forget_pods(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cni-loopback-2-lo", "other-2-eth0"]
+
+
 def test_kubelets_traces_are_removed_and_nobody_elses(layout: Layout, tmp_path: Path) -> None:
     import node
 
