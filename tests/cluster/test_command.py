@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.controlplane
+@pytest.mark.skipif(shutil.which("go") is None, reason="needs Go to build kubectl")
 def test_a_cluster_that_kubeconfig_names_is_taken_as_it_is(control_plane: ControlPlane) -> None:
     done = run("up", KUBECONFIG=str(control_plane.kubeconfig))
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 
@@ -25,6 +26,7 @@ def test_a_module_whose_name_only_begins_like_the_package_does_not_give_its_vers
 
 
 @pytest.mark.controlplane
+@pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")
 def test_the_place_in_the_cache_names_version_sums_and_go() -> None:
     import gotools
 

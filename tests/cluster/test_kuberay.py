@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from controlplane import ControlPlane
 
-pytestmark = pytest.mark.controlplane
+pytestmark = [pytest.mark.controlplane, pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")]
 
 
 def test_the_crds_are_kuberays_own() -> None:
