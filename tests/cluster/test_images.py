@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,6 +33,15 @@ exec chroot --userspec=1000:1000 "$root" env -i "$@"
 
 cluster = [pytest.mark.cluster, pytest.mark.timeout(BUILD_SECONDS)]
 Inside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image, its configuration, and what runs a command in it."""
+
+    image: Image
+    config: dict[str, Any]
+    inside: Inside
 
 
 @pytest.fixture
@@ -104,8 +114,8 @@ def test_requirements_are_those_of_all_and_hold_nothing_unwanted(target: str, un
     assert not {pin.partition("==")[0] for pin in pins(target)} & set(unwanted)
 
 
-def _built(target: Target) -> Iterator[tuple[Image, Inside]]:
-    """The image, and a function that runs a command in it; skipped where no image can be built."""
+def _built(target: Target) -> Iterator[Built]:
+    """Skipped where no image can be built. A change of the checkout from now on does not matter to it."""
     from gotools import CannotBuildError
     from images import build, mounted
 
@@ -113,23 +123,23 @@ def _built(target: Target) -> Iterator[tuple[Image, Inside]]:
         image = build(target)
     except CannotBuildError as error:
         pytest.skip(str(error))
+    config = image.config()
     with mounted(image.name) as root:
 
         def inside(*command: str) -> subprocess.CompletedProcess[str]:
-            environment = image.config()["Env"]
-            arguments = ["unshare", "--mount", "sh", "-c", INSIDE, "sh", str(root), *environment, *command]
+            arguments = ["unshare", "--mount", "sh", "-c", INSIDE, "sh", str(root), *config["Env"], *command]
             return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
 
-        yield image, inside
+        yield Built(image, config, inside)
 
 
 @pytest.fixture(scope="module")
-def operator() -> Iterator[tuple[Image, Inside]]:
+def operator() -> Iterator[Built]:
     yield from _built("operator")
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Iterator[tuple[Image, Inside]]:
+def runtime() -> Iterator[Built]:
     yield from _built("runtime")
 
 
@@ -137,31 +147,24 @@ class TestOperatorImage:
     pytestmark = cluster
 
     @pytest.mark.parametrize("module", ["limbeck.controller.__main__", "limbeck.server.__main__", "limbeck.cli.main"])
-    def test_each_of_its_processes_imports_with_a_read_only_root(
-        self, operator: tuple[Image, Inside], module: str
-    ) -> None:
-        _, inside = operator
-        done = inside("python", "-W", "error", "-c", f"import {module}, os; print(os.getuid())")
+    def test_each_of_its_processes_imports_with_a_read_only_root(self, operator: Built, module: str) -> None:
+        done = operator.inside("python", "-W", "error", "-c", f"import {module}, os; print(os.getuid())")
         assert (done.stdout, done.stderr) == ("1000\n", "")
 
     @pytest.mark.parametrize("module", ["torch", "ray", "limbeck_runtime", "pip", "uv"])
-    def test_it_does_not_hold(self, operator: tuple[Image, Inside], module: str) -> None:
-        _, inside = operator
-        assert f"No module named '{module}'" in inside("python", "-c", f"import {module}").stderr
+    def test_it_does_not_hold(self, operator: Built, module: str) -> None:
+        assert f"No module named '{module}'" in operator.inside("python", "-c", f"import {module}").stderr
 
     def test_the_command_line_prints_the_crd_of_this_checkout(
-        self, operator: tuple[Image, Inside], golden: Callable[[str, str], None]
+        self, operator: Built, golden: Callable[[str, str], None]
     ) -> None:
-        _, inside = operator
-        golden("crd.yaml", inside("limbeck", "crd").stdout)
+        golden("crd.yaml", operator.inside("limbeck", "crd").stdout)
 
-    def test_the_servers_history_has_a_place_that_belongs_to_its_user(self, operator: tuple[Image, Inside]) -> None:
-        _, inside = operator
-        assert inside("stat", "--format", "%u", "/var/lib/limbeck").stdout == "1000\n"
+    def test_the_servers_history_has_a_place_that_belongs_to_its_user(self, operator: Built) -> None:
+        assert operator.inside("stat", "--format", "%u", "/var/lib/limbeck").stdout == "1000\n"
 
-    def test_it_says_what_it_is_and_runs_the_operator_as_nobody_special(self, operator: tuple[Image, Inside]) -> None:
-        image, _ = operator
-        config = image.config()
+    def test_it_says_what_it_is_and_runs_the_operator_as_nobody_special(self, operator: Built) -> None:
+        config = operator.config
         assert config["User"] == "1000:1000"
         assert [*config["Entrypoint"], *config["Cmd"]] == ["/opt/venv/bin/python", "-m", "limbeck.controller"]
         labels = {name.rpartition(".")[2]: text for name, text in config["Labels"].items()}
@@ -174,9 +177,10 @@ class TestOperatorImage:
 class TestRuntimeImage:
     pytestmark = cluster
 
-    def test_the_runtime_imports(self, runtime: tuple[Image, Inside]) -> None:
-        _, inside = runtime
-        done = inside("python", "-c", "import ray, torch, limbeck_runtime.driver, tensorboard; print(ray.__version__)")
+    def test_the_runtime_imports(self, runtime: Built) -> None:
+        done = runtime.inside(
+            "python", "-c", "import ray, torch, limbeck_runtime.driver, tensorboard; print(ray.__version__)"
+        )
         assert done.returncode == 0, done.stderr
         assert f"ray=={done.stdout.strip()}" in (ROOT / "pyproject.toml").read_text().replace("[default,train]", "")
 
@@ -190,16 +194,14 @@ class TestRuntimeImage:
             "limbeck --help",
         ],
     )
-    def test_what_kuberay_and_the_operator_call_is_there(self, runtime: tuple[Image, Inside], command: str) -> None:
-        _, inside = runtime
-        done = inside(*command.split())
+    def test_what_kuberay_and_the_operator_call_is_there(self, runtime: Built, command: str) -> None:
+        done = runtime.inside(*command.split())
         assert done.returncode == 0, done.stderr
 
-    def test_its_user_has_a_name_and_a_home(self, runtime: tuple[Image, Inside]) -> None:
-        image, inside = runtime
-        assert image.config()["User"] == "1000:1000"
+    def test_its_user_has_a_name_and_a_home(self, runtime: Built) -> None:
+        assert runtime.config["User"] == "1000:1000"
         program = "import getpass, os, pathlib; print(getpass.getuser(), os.stat(pathlib.Path.home()).st_uid)"
-        assert inside("python", "-c", program).stdout == "ray 1000\n"
+        assert runtime.inside("python", "-c", program).stdout == "ray 1000\n"
 
 
 @pytest.mark.parametrize("target", ["operator", "runtime"])
@@ -209,15 +211,14 @@ class TestBothImages:
     def test_a_second_build_finds_the_first(self, request: pytest.FixtureRequest, target: Target) -> None:
         from images import build
 
-        image, _ = request.getfixturevalue(target)
-        assert build(target) == image
+        assert build(target) == request.getfixturevalue(target).image
 
     def test_each_file_of_ours_is_there_with_its_byte_code(
         self, request: pytest.FixtureRequest, target: Target
     ) -> None:
         from images import SOURCES, inputs
 
-        _, inside = request.getfixturevalue(target)
+        inside = request.getfixturevalue(target).inside
         packages = SOURCES if target == "runtime" else SOURCES[:1]
         ours = {Path(path).relative_to(Path(path).parts[0]) for path in inputs(target) if path.startswith(packages)}
         compiled = {
@@ -228,8 +229,8 @@ class TestBothImages:
         assert {Path(path).relative_to(Path(folders[0]).parent) for path in found} == ours | compiled
 
     def test_nothing_of_this_machine_is_in_it(self, request: pytest.FixtureRequest, target: Target) -> None:
-        image, inside = request.getfixturevalue(target)
-        assert inside("sh", "-c", "cat /etc/pip.conf /etc/uv/uv.toml 2>/dev/null").stdout == ""
+        built = request.getfixturevalue(target)
+        assert built.inside("sh", "-c", "cat /etc/pip.conf /etc/uv/uv.toml 2>/dev/null").stdout == ""
         assert not [
-            name for name in image.config()["Env"] if "CERT" in name or "INDEX" in name or "PROXY" in name.upper()
+            name for name in built.config["Env"] if "CERT" in name or "INDEX" in name or "PROXY" in name.upper()
         ]
