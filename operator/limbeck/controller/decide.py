@@ -266,7 +266,7 @@ class _Case:
     def _running(self, ray_job: Object, seconds_left: float) -> Decision:
         attempt, name = self.job.status.attempt, ray_job["metadata"]["name"]
         pods = self.observed.pods_of(attempt)
-        found = trouble(pods)
+        found = trouble(ray_job, pods)
         reason, message = found or (names.REASON_CREATED, f"RayJob {name} exists")
         events = [Event("Warning", reason, message)] if found is not None and not self._reason_is(reason) else []
         changes: dict[str, Any] = {"ray_job": name, "phase": Phase.PENDING}

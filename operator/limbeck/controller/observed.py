@@ -21,6 +21,7 @@ from limbeck.controller.names import (
     LABEL_RAY_NODE_TYPE,
     REASON_CONTAINER_CONFIG,
     REASON_IMAGE,
+    REASON_PODS_REFUSED,
     REASON_UNSCHEDULABLE,
 )
 
@@ -173,13 +174,29 @@ def may_run(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
 
 
-def trouble(pods: Iterable[Object]) -> tuple[str, str] | None:
-    """Reason and message of what keeps a pod from starting, the first that is found, by name."""
+def trouble(ray_job: Object, pods: Iterable[Object]) -> tuple[str, str] | None:
+    """Reason and message of what keeps a pod from being made or from starting, the first that is found, by name."""
+    cluster = (ray_job.get("status") or {}).get("rayClusterStatus") or {}
+    for condition in cluster.get("conditions") or []:
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            return REASON_PODS_REFUSED, _short(_refusal_of_pods(str(condition.get("message") or "")))
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
         found = _trouble_of(pod)
         if found is not None:
             return found
     return None
+
+
+def _refusal_of_pods(said: str) -> str:
+    """Without the pod's name, which is another one at each try."""
+    why = said.partition(" is forbidden: ")[2] or said
+    if "PodSecurity" in why:
+        advice = "label its namespace pod-security.kubernetes.io/enforce=baseline: KubeRay's submitter needs that"
+    elif "quota" in why:
+        advice = "raise the namespace's quota, or ask for less in the pod templates"
+    else:
+        advice = "correct the pod templates in a new job"
+    return f"KubeRay cannot make the job's pods: {why}; {advice}"
 
 
 def _trouble_of(pod: Object) -> tuple[str, str] | None:

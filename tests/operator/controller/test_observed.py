@@ -94,7 +94,33 @@ def test_the_last_outcome_in_the_log_counts_and_its_words_are_kept() -> None:
     ],
 )
 def test_what_keeps_a_pod_from_starting_is_told_with_what_to_do(status: Object, reason: str, words: str) -> None:
-    found = trouble([pod(phase="Running"), pod(name="q", **status)])
+    found = trouble({}, [pod(phase="Running"), pod(name="q", **status)])
     assert found is not None
     assert found[0] == reason
     assert words in found[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('violates PodSecurity "restricted:latest": container "ray-job-submitter"', "enforce=baseline"),
+        ("exceeded quota: small, requested: pods=1, used: pods=3, limited: pods=3", "raise the namespace's quota"),
+        ("denied by somebody", "correct the pod templates"),
+    ],
+)
+def test_pods_that_kuberay_cannot_make_are_told_in_the_same_words_at_each_try(said: str, words: str) -> None:
+    tries = []
+    for name in ("emoji-1-head-a1", "emoji-1-head-b2"):
+        message = f'FailedCreateHeadPod\npods "{name}" is forbidden: {said}'
+        condition = {"type": "ReplicaFailure", "status": "True", "message": message}
+        tries.append(trouble({"status": {"rayClusterStatus": {"conditions": [condition]}}}, []))
+    assert tries[0] == tries[1]
+    assert tries[0] is not None
+    assert tries[0][0] == "PodsRefused"
+    assert said in tries[0][1]
+    assert words in tries[0][1]
+
+
+def test_a_cluster_that_has_its_pods_is_in_no_trouble() -> None:
+    condition = {"type": "ReplicaFailure", "status": "False", "message": ""}
+    assert trouble({"status": {"rayClusterStatus": {"conditions": [condition]}}}, []) is None
