@@ -115,22 +115,18 @@ def _try(module: nn.Module, batch: Inputs, spaces: Sequence[Space]) -> str:
         cut(smaller, removal)
         with torch.no_grad():
             after = smaller(batch)
-            before = module(batch)
     except Exception as error:  # what a network raises when shapes do not fit is its own
         return f"the model does not run without some of its units ({_first_line(error)})"
-    for name, value in before.items():
-        if after[name].shape != value.shape:
-            return f"the model's {name} would change from {tuple(value.shape)} to {tuple(after[name].shape)}"
     exact = {space: units for space, units in removal.items() if space.exact}
-    if not exact:
-        return ""
-    if len(exact) < len(removal):
-        return _try(module, batch, list(exact))
-    del smaller
     silenced = copy.deepcopy(module)
     silence(silenced, exact)
     with torch.no_grad():
         masked = silenced(batch)
+    for name, value in masked.items():
+        if after[name].shape != value.shape:
+            return f"the model's {name} would change from {tuple(value.shape)} to {tuple(after[name].shape)}"
+    if len(exact) < len(removal):
+        return _try(module, batch, list(exact)) if exact else ""
     for name, value in masked.items():
         difference = float((after[name] - value).abs().max()) if value.numel() else 0.0
         if difference > _TOLERANCE * max(float(value.abs().max()), 1e-6):
