@@ -45,6 +45,7 @@ SERVER = (
     rights("", "pods", "get")
     | rights("limbeck.dev", "compressionjobs", "get")
     | rights("limbeck.dev", "compressionjobs/status", "patch")
+    | rights("events.k8s.io", "events", "create")
 )
 TOKENS = rights("authentication.k8s.io", "tokenreviews", "create")
 VALUES: dict[str, Object] = {

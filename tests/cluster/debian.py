@@ -12,6 +12,7 @@ import gotools
 
 # debootstrap makes the base of the images that run in the cluster.
 NEEDED = (
+    "buildah",
     "conntrack",
     "containerd",
     "containernetworking-plugins",
@@ -23,6 +24,7 @@ NEEDED = (
     "kmod",
     "nftables",
     "runc",
+    "skopeo",
     "socat",
 )
 

@@ -144,7 +144,7 @@ class Testbed:
 
     def load_built(self, target: images.Target) -> int:
         """The image of the checkout as it is now, built if need be; the bytes that had to be copied."""
-        return images.build(target).load(self.containerd.ctr)
+        return images.build(target).load(self.containerd.ctr, self.layout.images)
 
     def remains(self) -> list[str]:
         """All that `down` must have removed and has not."""

@@ -39,6 +39,9 @@
 - apiGroups: [limbeck.dev]
   resources: [compressionjobs/status]
   verbs: [patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
 {{- end -}}
 
 {{/*
