@@ -8,7 +8,7 @@ EXAMPLE := examples/01-image-text
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-fast e2e bench golden quickstart manifests requirements images testbed testbed-down clean
+.PHONY: help setup lint format test test-fast e2e bench bench-operator golden quickstart manifests requirements images testbed testbed-down clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -44,6 +44,9 @@ e2e: setup ## The whole way of a newcomer, from data to report
 
 bench: setup ## Measure against the named peers: make bench ROWS="P4 P6"
 	$(BIN)/python -m benchmarks $(ROWS)
+
+bench-operator: setup ## Measure the operator on a real API server: make bench-operator ROWS=O1
+	$(BIN)/python -m benchmarks.operator $(ROWS)
 
 golden: setup ## Write the golden files anew; review the diff
 	$(BIN)/python -m pytest --update-golden -m "not ray and not s3 and not slow and not e2e and not controlplane and not cluster and not gpu" $(ARGS)

@@ -1,0 +1,1 @@
+"""What the operator takes, on a real API server with KubeRay played by a mimic: `make bench-operator`."""
