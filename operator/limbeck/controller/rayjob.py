@@ -37,6 +37,9 @@ _JOB_VOLUME: Final = "limbeck-job"
 _TOKEN_VOLUME: Final = "limbeck-server-token"
 _API_TOKEN_VOLUME: Final = "limbeck-autoscaler-token"
 _TOKEN_SECONDS: Final = 3600
+# A failed submitter hides how the driver ended: KubeRay looks at it first, every three seconds, and then asks no more.
+# Its shell, which the entrypoint goes through as it is, waits until KubeRay has read the end of the run.
+_SECONDS_TO_BE_READ: Final = 10
 # Ports that KubeRay looks for by name; `metrics` is Ray's own.
 _RAY_PORTS: Final = (("gcs-server", 6379), ("dashboard", 8265), ("client", 10001), ("metrics", 8080))
 
@@ -55,7 +58,8 @@ def desired_rayjob(job: CompressionJob, attempt: int, settings: Settings) -> Obj
             "backoffLimit": 0,
             "shutdownAfterJobFinishes": True,
             "entrypoint": f"python -m limbeck_runtime.driver --job {_JOB_FOLDER}/{KEY_JOB} "
-            f"--attempt {attempt} --metrics-port {settings.metrics_port} --metrics-host 0.0.0.0",
+            f"--attempt {attempt} --metrics-port {settings.metrics_port} --metrics-host 0.0.0.0"
+            f" || (sleep {_SECONDS_TO_BE_READ}; exit 1)",
             "rayClusterSpec": _cluster(job, attempt, settings),
         },
     }

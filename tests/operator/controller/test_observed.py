@@ -49,6 +49,7 @@ FAILED = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "reason": "App
         ({**FAILED, "message": said(1)}, [], RunEnding.FAILED),
         ({**FAILED, "message": said(1)}, [evicted("worker")], RunEnding.PREEMPTED),
         ({**FAILED, "message": said(10)}, [evicted("worker")], RunEnding.GATE_FAILED),
+        ({**FAILED, "jobDeploymentStatus": "Running", "message": said(10)}, [], RunEnding.GATE_FAILED),
         ({**FAILED, "message": said(11)}, [], RunEnding.USER_CODE_ERROR),
         ({**FAILED, "message": said(12)}, [], RunEnding.INVALID_SPEC),
         ({**FAILED, "message": said(130)}, [], RunEnding.INTERRUPTED),

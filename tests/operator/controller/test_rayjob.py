@@ -39,6 +39,8 @@ def test_one_ray_job_is_one_try_in_sidecar_mode(job_model: JobModel, settings: S
         "python -m limbeck_runtime.driver --job /etc/limbeck/job/job.json --attempt 3 "
         # Prometheus is in another pod.
         f"--metrics-port {settings.metrics_port} --metrics-host 0.0.0.0"
+        # KubeRay reads how the driver ended only as long as its submitter has not failed.
+        " || (sleep 10; exit 1)"
     )
     assert "suspend" not in spec  # Kueue's
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
