@@ -38,9 +38,13 @@ def site() -> Iterator[Site]:
         yield _named_site(Path(named))
         return
     import images
+    import obstacles
     import release
     from testbed import Testbed
 
+    found = obstacles.obstacles(has_images=(images.image_cache() / "runtime.json").exists())
+    if found:
+        pytest.skip(f"the test cluster {'; '.join(found)}")
     bed = Testbed()
     was_up = bed.is_up()
     try:
