@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 
 import limbeck_runtime
+from limbeck_runtime.commitlog import CommitLog
+from limbeck_runtime.storage import Storage
 
 Job = dict[str, Any]
 RunHere = Callable[..., list[dict[str, Any]]]
@@ -68,6 +71,10 @@ def test_zeros_stay_zeros_through_training_and_quantization(run_pipeline: Callab
         {"name": "int8", "quantize": {"activations": "None"}},
     )
     record = _record(output)
+    commit = CommitLog(Storage.open(str(output)).child("stages/tune")).latest()
+    assert commit is not None
+    trained = load(commit.read("model.safetensors"))  # int8 would round what is nearly zero
+    assert all(int((trained[layer["name"]] == 0).sum()) >= layer["removed"] for layer in record["layers"])
     module = limbeck_runtime.load(str(output / "model")).module
     for layer in record["layers"]:
         weight = module.get_submodule(layer["name"].rpartition(".")[0]).weight
@@ -87,7 +94,8 @@ def test_rounds_recover_in_between_and_the_step_can_be_undone(
         },
     )
     record = _record(output)
-    assert [round(entry["sparsityPercent"]) for entry in record["rounds"]] == [25, 38]
+    first, last = (entry["sparsityPercent"] for entry in record["rounds"])
+    assert (first, last) == (pytest.approx(20, abs=6), pytest.approx(40, abs=3))
     assert record["undo"] == "Whole"
     command = [sys.executable, "-m", "limbeck_runtime.pruning.undo", "--output", str(output)]
     finished = subprocess.run(
@@ -106,3 +114,36 @@ def test_a_step_that_did_not_prune_cannot_be_undone(run_pipeline: Callable[..., 
     output = run_pipeline({"name": "tune", "finetune": TUNE})
     with pytest.raises(ValueError, match="must be one that prunes"):
         undo_step(str(output), "tune", tmp_path / "before")
+
+
+@pytest.mark.slow
+def test_towers_of_clip_are_pruned_in_rounds_that_learn_from_the_teacher(
+    make_job: Callable[..., Job],
+    save_model: Callable[..., Path],
+    vocabulary: int,
+    run_in_threads: Callable[..., list[dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    teacher = save_model("clip", seed=1, width=16, layers=2, vocabulary=vocabulary)
+    prune = {
+        "method": "Taylor",
+        "parameterPercent": 80,
+        "rounds": 2,
+        "units": ["Heads", "MlpWidth", "ResidualWidth"],
+        "recover": {"distil": {"epochs": 1, "batchSize": 12}},
+    }
+    job = make_job(
+        "ImageText",
+        tmp_path / "out",
+        teacher={"loader": "Transformers", "uri": str(teacher)},
+        pipeline=[{"name": "thin", "prune": prune}],
+        columns={"image": "png", "text": "txt"},
+        export=EXPORTS,
+    )
+    events = run_in_threads(job)
+    trained = {event["step"] for event in events if event["event"] == "step_progress" and event["phase"] == "train"}
+    record = _record(tmp_path / "out")
+    assert trained >= {"thin-round-1", "thin-round-2"}, [event for event in events if event["event"] == "step_progress"]
+    assert record["parametersAfter"] <= 0.8 * record["parametersBefore"]
+    assert {space["kind"] for space in record["spaces"]} == {"Heads", "MlpWidth", "ResidualWidth"}
+    assert len(list((tmp_path / "out" / "model").glob("*.onnx"))) == 2
