@@ -2,8 +2,8 @@
 
 A RayJob in SidecarMode goes through the states through which KubeRay 1.6.2 takes it (`KUBERAY_STATES`), with the
 finalizer, the RayCluster between RayJob and pods, the labels and the owners that the real one gives them; a test in
-`tests/operator/campaign` holds both against the same table. What a run comes to is the test's to say, attempt by
-attempt. What is deleted takes along what it owns, as the garbage collector sees to.
+`tests/operator/campaign` holds it against this table, and one in `tests/cluster` the real KubeRay. What a run comes to
+is the test's to say, attempt by attempt. What is deleted takes along what it owns, as the garbage collector sees to.
 Left out on purpose: services, probes, submitter and autoscaler, Kueue, and the time that everything takes.
 """
 
@@ -34,6 +34,8 @@ KUBERAY_STATES: Final = (
     ("Running", "RUNNING"),
     ("Complete", "SUCCEEDED"),
 )
+# What the real one may show between them, by when it looks; the mimic leaves these out.
+KUBERAY_BETWEEN: Final = (("Running", "PENDING"), ("Running", "SUCCEEDED"), ("Running", "FAILED"))
 # The last of them where the run fails.
 KUBERAY_FAILED: Final = ("Failed", "FAILED", "AppFailed")
 
@@ -74,6 +76,10 @@ def pod_labels(given: Mapping[str, str], cluster: str, node_type: str, group: st
         "ray.io/node-type": node_type,
         "ray.io/group": group,
     }
+
+
+# By the kind of a child: where it is, and where its owner is.
+_OWNERS: Final = {"RayCluster": (RAY_CLUSTERS, RAY_JOBS), "Pod": (PODS, RAY_CLUSTERS), "RayJob": (RAY_JOBS, JOBS)}
 
 
 class Mimic:
@@ -132,15 +138,19 @@ class Mimic:
         self._changed(change)
 
     def _changed(self, change: Change) -> None:
-        """What is gone leaves orphans."""
+        """What is gone leaves orphans, and what was made a moment too late is one."""
         if change.new is None and change.old is not None:
             self._queue.add(("orphans of " + change.old["metadata"]["uid"], change.key))
+        elif change.old is None and change.new is not None and change.new["metadata"].get("ownerReferences"):
+            self._queue.add((change.new["kind"], change.key))
 
     def _act(self, task: tuple[str, Key]) -> float | None:
         what, key = task
         try:
             if what == "ray job":
                 return self._move(key)
+            if what in _OWNERS:
+                return self._collect_if_orphaned(_OWNERS[what], key)
             uid = what.rpartition(" ")[2]
             if what.startswith("job "):
                 self._collect_children(key, uid)
@@ -264,6 +274,22 @@ class Mimic:
         for resource in (RAY_JOBS, RAY_CLUSTERS, PODS):
             for child in self._informers[resource].by_index("owner", key.namespace, uid):
                 self._delete(resource, key.namespace, child["metadata"]["name"])
+
+    def _collect_if_orphaned(self, kinds: tuple[Resource, Resource], key: Key) -> None:
+        resource, owners = kinds
+        child = self._informers[resource].get(*key)
+        if child is None:
+            return
+        (reference,) = child["metadata"]["ownerReferences"]
+        owner = self._informers[owners].get(key.namespace, reference["name"])
+        if owner is None:
+            try:
+                owner = self._transport.get(owners, reference["name"], key.namespace)
+            except NotFoundError:
+                self._delete(resource, *key)
+                return
+        if owner["metadata"]["uid"] != reference["uid"]:
+            self._delete(resource, *key)
 
     def _create_or_get(self, resource: Resource, body: Object, namespace: str) -> Object:
         try:
