@@ -186,7 +186,7 @@ def _space(root: str, group: Any, names: _Names, taken: Set[str]) -> Space | Non
         adds = adds or _adds(item.dep.target)
     merged = _merged(slices)
     if not any(piece.role is Role.READS for piece in merged):
-        raise _StaysError("no layer reads its channels")
+        raise _StaysError("no layer reads its channels: they are the model's output")
     return Space(root, _kind(producers, adds), num_units, merged, exact=not mixing)
 
 

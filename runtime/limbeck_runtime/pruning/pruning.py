@@ -273,7 +273,8 @@ def _finished(
 ) -> Pruned:
     masks = run.history.removed()
     weights = {name for name, _ in before.module.named_parameters()}
-    touched = {tensor: mask for tensor, mask in masks.items() if tensor in weights and mask.dim() > 1 and mask.any()}
+    counts = {tensor: int(torch.count_nonzero(mask)) for tensor, mask in masks.items() if mask.dim() > 1}
+    touched = {tensor: masks[tensor] for tensor, count in counts.items() if count and tensor in weights}
     module = run.module.eval()
     held = holding.held_names(run.bundle.architecture.edits)
     tensors = named_tensors(module)
@@ -287,7 +288,7 @@ def _finished(
             PrunedLayer(
                 name=tensor,
                 weights=mask.numel(),
-                removed=int(mask.sum()),
+                removed=counts[tensor],
                 threshold=run.thresholds.get(tensor),
             )
             for tensor, mask in touched.items()
