@@ -138,7 +138,8 @@ def apply_edit(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
 def keep_layers(module: nn.Module, path: str, indices: list[int]) -> None:
     """Of the list of layers at `path` keep those at `indices`, renumbered from 0."""
     layers = module.get_submodule(path)
-    assert isinstance(layers, nn.ModuleList | nn.Sequential)
+    if not isinstance(layers, nn.ModuleList | nn.Sequential):
+        raise ValueError(f"{path} is no list of layers")
     module.set_submodule(path, type(layers)(*_listed(layers, indices)))
 
 
