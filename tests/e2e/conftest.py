@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from livejob import LiveJob
 
 NAMESPACE = "team"
 _S3 = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ALLOW_HTTP")
@@ -87,13 +90,13 @@ def kubectl(site: Site) -> Any:
 @pytest.fixture(scope="session")
 def limbeck(site: Site, kubectl: Any) -> Iterator[str]:
     """helm's notes after it installed limbeck. In the namespace `team` are the credentials of a bucket with data."""
-    import emoji
+    import imagetext
     from release import NAMESPACE as OWN_NAMESPACE
     from release import Release
 
     release = Release(site.kubeconfig)
     notes = release.install(site.values)
-    emoji.upload(site.bucket, site.s3)
+    imagetext.upload(site.bucket, site.s3)
     secret = {"metadata": {"name": "s3", "namespace": NAMESPACE}, "stringData": site.s3}
     kubectl.apply(
         [
@@ -123,3 +126,30 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.5)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def bed(site: Site) -> Any:
+    """The test cluster itself, whose node is this machine: its processes can be killed, its audit log read."""
+    from testbed import Testbed
+
+    if os.environ.get("KUBECONFIG"):
+        pytest.skip("kills processes of the test cluster's node; unset KUBECONFIG")
+    return Testbed()
+
+
+@pytest.fixture
+def start(site: Site, kubectl: Any, limbeck: str) -> Iterator[Callable[..., LiveJob]]:
+    """`start(name, changes)`: a LiveJob that was applied; its namespace goes when the test is over."""
+    from livejob import LiveJob
+
+    jobs = []
+
+    def begin(name: str, changes: dict[str, Any], **how: str) -> LiveJob:
+        jobs.append(LiveJob(kubectl, site, name, changes, **how))
+        jobs[-1].apply()
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.forget()

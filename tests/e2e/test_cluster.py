@@ -30,9 +30,9 @@ SMALL = {
 
 def small(name: str, bucket: str, **changes: Any) -> Object:
     """The sample manifests/samples/image-text.yaml, made small, under another name and with an output of its own."""
-    import emoji
+    import imagetext
 
-    job = emoji.sample("image-text", **SMALL, **changes)
+    job = imagetext.sample("image-text", **SMALL, **changes)
     job["metadata"] |= {"name": name, "namespace": NAMESPACE}
     job["spec"]["output"]["uri"] = f"s3://limbeck/results/{name}"
     text = json.dumps(job).replace("s3://limbeck/", f"s3://{bucket}/")
