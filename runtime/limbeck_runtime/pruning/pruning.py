@@ -167,7 +167,18 @@ def _whole_share(run: _Run, settings: Prune, example: Mapping[str, Tensor], evid
 def _scored(
     module: nn.Module, spaces: Sequence[Space], criterion: Criterion, evidence: Evidence
 ) -> dict[Space, Tensor]:
-    return unit_scores(module, spaces, criterion, evidence)
+    scores = unit_scores(module, spaces, criterion, evidence)
+    _check_finite({space.name: values for space, values in scores.items()}, criterion)
+    return scores
+
+
+def _check_finite(scores: Mapping[str, Tensor], criterion: Criterion) -> None:
+    for name, values in scores.items():
+        if not torch.isfinite(values).all():
+            raise PruningError(
+                f"`prune.method` {criterion.value} must give finite scores, got others for {name}; train the model "
+                "until its loss is finite, or rank by L2"
+            )
 
 
 def _remove(module: nn.Module, removal: Mapping[Space, Tensor]) -> list[dict[str, Any]]:
@@ -241,6 +252,7 @@ def _weights_round(
     if not weights.names:
         raise PruningError(f"`prune` must find weights to remove, found none ({weights.kept})")
     scores = weight_scores(run.module, weights.names, settings.method, evidence)
+    _check_finite(scores, settings.method)
     tensors = named_tensors(run.module)
     held = set(holding.held_names(run.bundle.architecture.edits))
     for name in held & scores.keys():  # zeros from before go first

@@ -179,6 +179,17 @@ def test_a_quantized_model_is_refused(make_bundle: Callable[..., ModelBundle], m
         prune(int8, wanted, make_inputs("bert"))
 
 
+@pytest.mark.parametrize("granularity", ["Structured", "Unstructured"])
+def test_scores_that_are_not_numbers_are_refused(
+    granularity: str, make_bundle: Callable[..., ModelBundle], make_inputs: Callable[..., Any]
+) -> None:
+    bundle = make_bundle("embedder")
+    evidence = Evidence([make_inputs("embedder")], lambda outputs, _place: outputs["text_embedding"].sum() * torch.nan)
+    wanted = Prune.model_validate({"method": "Taylor", "granularity": granularity, "sparsityPercent": 30})
+    with pytest.raises(PruningError, match="must give finite scores"):
+        prune(bundle, wanted, make_inputs("embedder"), evidence)
+
+
 def test_zeros_of_a_step_before_stay_zeros_and_count(
     run: Callable[..., tuple[ModelBundle, Pruned]], make_inputs: Callable[..., Any], make_evidence: Callable[..., Any]
 ) -> None:
