@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ Object = dict[str, Any]
 NAMESPACE = "team"
 IN_TEAM = f"--namespace={NAMESPACE}"
 _SECONDS = 1200
+# A job with the results of an earlier one of its name would find all of its steps done.
+RESULTS = f"results/{uuid.uuid4().hex[:8]}"
 # A small job of the sample's own shape: all pools, all steps, few epochs.
 SMALL = {
     "spec.target.minRecoveryPercent": 1,
@@ -34,7 +37,7 @@ def small(name: str, bucket: str, **changes: Any) -> Object:
 
     job = imagetext.sample("image-text", **SMALL, **changes)
     job["metadata"] |= {"name": name, "namespace": NAMESPACE}
-    job["spec"]["output"]["uri"] = f"s3://limbeck/results/{name}"
+    job["spec"]["output"]["uri"] = f"s3://limbeck/{RESULTS}/{name}"
     text = json.dumps(job).replace("s3://limbeck/", f"s3://{bucket}/")
     found: Object = json.loads(text)
     return found
@@ -172,10 +175,10 @@ def test_report_and_model_lie_in_the_bucket(finished: Object, site: Any, tmp_pat
     from obstore.store import S3Store
 
     uris = finished["status"]["result"]["reportUri"], finished["status"]["result"]["modelUri"]
-    assert all(uri.startswith(f"s3://{site.bucket}/results/image-text") for uri in uris)
+    assert all(uri.startswith(f"s3://{site.bucket}/{RESULTS}/image-text") for uri in uris)
     store = S3Store(
         site.bucket,
-        prefix="results/image-text",
+        prefix=f"{RESULTS}/image-text",
         endpoint=site.s3["AWS_ENDPOINT_URL"],
         region=site.s3["AWS_REGION"],
         access_key_id=site.s3["AWS_ACCESS_KEY_ID"],
