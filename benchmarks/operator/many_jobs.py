@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.operator.cluster import (
     NAMESPACE,
+    KeptAlive,
     Replica,
     Replicas,
     api_server,
@@ -38,15 +39,18 @@ def measure() -> dict[str, Any]:
         transport = Transport(plane.client())
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: _create_finished(transport, f"finished-{n}"), range(finished)))
-        operator = replicas.start()
-        operator.wait_until_it_acts()
+        builder = KeptAlive(replicas)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda n: transport.create(JOBS, job(f"active-{n}"), NAMESPACE), range(active)))
             waiting = [f"change-{n}" for n in range(changes)]
             list(pool.map(lambda name: transport.create(JOBS, job(name, suspend=True), NAMESPACE), waiting))
-        until(lambda: _counted(transport, "Running", "Suspended") == active + changes, _BUILD_SECONDS, 2.0)
-        built = operator.memory_mib()
-        operator.stop()
+        until(
+            lambda: builder.cpu_seconds() > 0 and _counted(transport, "Running", "Suspended") == active + changes,
+            _BUILD_SECONDS,
+            2.0,
+        )
+        built = builder.look().memory_mib()
+        builder.look().stop()
         operator = replicas.start()
         total = finished + active + changes
         restart = _seconds_to_steady(operator, total)
