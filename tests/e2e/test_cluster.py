@@ -115,6 +115,8 @@ def finished(site: Any, kubectl: Any, limbeck: str, watched: Path, largest: dict
         }
         _ask(site, largest)
         time.sleep(2)
+    # The server writes what it knows a few seconds after the operator, which does not wait for it.
+    kubectl.run("wait", "--for=jsonpath={.status.result.reportUri}", "cpj/image-text", IN_TEAM, "--timeout=30s")
     job: Object = kubectl.get("compressionjob", "image-text", IN_TEAM)
     job["groups"] = sorted(group for group, _ in groups)
     print(kubectl.run("describe", "compressionjob", "image-text", IN_TEAM))
@@ -153,9 +155,10 @@ def test_two_teachers_and_two_students_ran_in_groups_of_their_own(finished: Obje
 def test_kubectl_get_shows_the_job_moving(finished: Object, watched: Path) -> None:
     lines = watched.read_text().splitlines()
     assert lines[0].split()[:5] == ["NAME", "STATUS", "STEP", "PROGRESS", "ETA"]
-    steps = {word for line in lines[1:] for word in ("distil", "int8") if f" {word} " in line}
-    assert steps == {"distil", "int8"}, lines
-    assert len(lines) > 4
+    assert any(" distil " in line for line in lines), lines
+    percents = {int(word) for line in lines[1:] for word in line.split() if word.isdigit()}
+    assert len(percents) > 2, lines
+    assert any(line.split()[1] == "Complete" for line in lines[1:]), lines
 
 
 def test_describe_tells_the_story_in_events(finished: Object, kubectl: Any) -> None:
@@ -166,7 +169,7 @@ def test_describe_tells_the_story_in_events(finished: Object, kubectl: Any) -> N
 
 def test_the_status_has_each_step_and_the_result(finished: Object) -> None:
     found = finished["status"]
-    assert {each["name"]: each["state"] for each in found["steps"]} >= {"distil": "Complete", "int8": "Complete"}
+    assert {each["name"]: each["state"] for each in found["steps"]} == {"distil": "Complete", "int8": "Complete"}
     assert found["result"]["sizeRatio"] > 4
     assert found["progress"]["percent"] == 100
 
