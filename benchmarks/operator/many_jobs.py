@@ -5,6 +5,7 @@ O3 resumes suspended jobs one by one and takes the time until the watch of a thi
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def measure() -> dict[str, Any]:
             "memory_mib": memory,
             "idle_cpu_percent": idle_cpu,
             "restart_seconds": restart,
-            "spec_to_child_ms": 1000 * delays[min(len(delays) - 1, int(0.99 * len(delays)))],
+            "spec_to_child_ms": 1000 * delays[math.ceil(0.99 * len(delays)) - 1],
             "writes_per_idle_hour": idle_writes * 3600 / _IDLE_SECONDS,
             "finished": finished,
             "active": active,
