@@ -2,7 +2,7 @@
 
 The times: a holder that could not renew for `deadline_seconds` stops being one; others wait `duration_seconds`, which
 is longer, from the moment at which they last saw it change on their own clock, so wall clocks need not agree. With the
-defaults a follower acts within four seconds of a leader's sudden death, and at once after a clean stop.
+defaults a follower acts within five seconds of a leader's sudden death, and at once after a clean stop.
 Left out on purpose: handing over without a stop. Who loses the lease exits; a new process is the cleanest follower.
 """
 
@@ -31,10 +31,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class LeaseTimes:
-    duration_seconds: int = 3
-    deadline_seconds: float = 2.25
+    duration_seconds: int = 4
+    deadline_seconds: float = 3.25
     renew_seconds: float = 0.75
     poll_seconds: float = 0.25
+
+    @property
+    def request_seconds(self) -> float:
+        """How long one request may take: a renewal that got no answer has time for another."""
+        return (self.deadline_seconds - self.renew_seconds) / 2
 
     def __post_init__(self) -> None:
         if not 0 < self.renew_seconds < self.deadline_seconds < self.duration_seconds:
@@ -62,7 +67,7 @@ class Lease:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._times = times or LeaseTimes()
-        self._transport = transport.within(self._times.renew_seconds)
+        self._transport = transport.within(self._times.request_seconds)
         self._namespace = namespace
         self._name = name
         self.identity = identity

@@ -139,7 +139,7 @@ def test_losing_the_lease_exits_the_process_even_while_it_still_starts(server, s
     assert codes == [EXIT_LEASE_LOST]
 
 
-@pytest.mark.parametrize("times", [{"renew_seconds": 3.0}, {"deadline_seconds": 3.0}, {"renew_seconds": 0.0}])
+@pytest.mark.parametrize("times", [{"renew_seconds": 4.0}, {"deadline_seconds": 4.0}, {"renew_seconds": 0.0}])
 def test_times_that_let_two_hold_it_at_once_are_refused(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="renew_seconds < deadline_seconds < duration_seconds"):
         LeaseTimes(**times)
