@@ -8,7 +8,7 @@ EXAMPLE := examples/01-image-text
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-fast e2e bench bench-operator golden quickstart manifests requirements images testbed testbed-down clean
+.PHONY: help setup lint format test test-fast e2e e2e-faults bench bench-operator golden quickstart manifests requirements images testbed testbed-down clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -41,6 +41,9 @@ test-fast: setup ## The tests that need no Ray and no server, in under three min
 
 e2e: setup ## The whole way of a newcomer, from data to report
 	$(BIN)/python -m pytest -m e2e $(ARGS)
+
+e2e-faults: setup ## Kill each process of a real run on the test cluster, and hinder jobs in each way that has a reason
+	$(BIN)/python -m pytest -m faults $(ARGS)
 
 bench: setup ## Measure against the named peers: make bench ROWS="P4 P6"
 	$(BIN)/python -m benchmarks $(ROWS)
