@@ -33,6 +33,8 @@ from limbeck_runtime.store import Codec, EmbeddingCodec, FeatureCodec, SampledCo
 
 _DEFAULT_HARD_LABEL_PERCENT = 30
 _DEFAULT_TEMPERATURE = 1.0
+# Of so many classes, what is stored takes half a KiB in full.
+_FEW_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def _logits_codec(outputs: TeacherOutputs, ours: Tensor, theirs: Tensor) -> Code
         )
     if outputs.codec is OutputCodec.SAMPLED:
         return SampledCodec(outputs.count, vocabulary)
-    # All of few classes take less in full than as the top k, and serve any divergence and temperature.
-    if outputs.codec is OutputCodec.FULL or outputs.count >= vocabulary:
+    # All of few classes are small in full, cheap to learn from, and serve any divergence and temperature.
+    few = vocabulary <= _FEW_CLASSES if outputs.codec is None else outputs.count >= vocabulary
+    if outputs.codec is OutputCodec.FULL or few:
         return FeatureCodec()
     return TopKCodec(outputs.count, vocabulary)

@@ -44,22 +44,37 @@ def test_weights_are_shares_beside_hard_labels(plan: Plan, make_bundle: MakeBund
     lesson = plan(teacher, student, "ForwardKL", {"kind": "ReverseKL", "weight": 2}, hardLabelPercent=40)
     assert lesson.objective.hard_weight == 0.4
     assert [term.weight for term in lesson.objective.terms] == pytest.approx([0.6, 1.2])
-    assert lesson.codecs == {"logits": TopKCodec(20, 40)}
 
 
 def test_a_vocabulary_that_is_padded_differently_is_compared_where_both_have_it(
     plan: Plan, make_bundle: MakeBundle
 ) -> None:
-    lesson = plan(make_bundle("CausalLM", 6, 50), make_bundle("CausalLM", 4, 44), "ForwardKL")
-    assert lesson.codecs == {"logits": TopKCodec(20, 44)}
+    lesson = plan(make_bundle("CausalLM", 6, 300), make_bundle("CausalLM", 4, 290), "ForwardKL")
+    assert lesson.codecs == {"logits": TopKCodec(20, 290)}
 
 
 def test_few_classes_are_stored_in_full_so_that_every_divergence_and_temperature_goes(
     plan: Plan, make_bundle: MakeBundle
 ) -> None:
-    teacher, student = (make_bundle("ImageClassification", width, 7) for width in (6, 4))
+    teacher, student = (make_bundle("ImageClassification", width, 256) for width in (6, 4))
     lesson = plan(teacher, student, "JensenShannon", temperature=3)
     assert lesson.codecs == {"logits": FeatureCodec()}
+
+
+@pytest.mark.parametrize(
+    ("classes", "outputs", "codec"),
+    [
+        (257, {}, TopKCodec(20, 257)),
+        (256, {"codec": "TopK"}, TopKCodec(20, 256)),
+        (20, {"codec": "TopK"}, FeatureCodec()),
+        (257, {"codec": "Full"}, FeatureCodec()),
+    ],
+)
+def test_many_classes_are_stored_by_their_likeliest_and_few_in_full_unless_asked(
+    plan: Plan, make_bundle: MakeBundle, classes: int, outputs: Any, codec: Any
+) -> None:
+    teacher, student = (make_bundle("ImageClassification", width, classes) for width in (6, 4))
+    assert plan(teacher, student, "ForwardKL", teacherOutputs=outputs).codecs == {"logits": codec}
 
 
 def test_draws_are_stored_where_asked(plan: Plan, make_bundle: MakeBundle) -> None:
@@ -135,7 +150,7 @@ REFUSED = {
     "a divergence that the top k cannot give at this temperature": (
         ("ImageClassification", 40),
         [{"kind": "JensenShannon"}],
-        {"temperature": 2},
+        {"temperature": 2, "teacherOutputs": {"codec": "TopK"}},
         "use that temperature, or a KL divergence",
     ),
     "a divergence that draws cannot give": (

@@ -158,7 +158,9 @@ class OutputCodec(StrEnum):
 class TeacherOutputs(ApiModel):
     """How the teacher's outputs lie in the store."""
 
-    codec: OutputCodec = Field(OutputCodec.TOP_K, description="Form of stored logits, e.g. TopK.")
+    codec: OutputCodec | None = Field(
+        None, description="Form of stored logits; default Full up to 256 classes, TopK beyond, e.g. TopK."
+    )
     count: Annotated[int, Field(ge=1, le=65_536)] = Field(
         20, description="Entries kept of each distribution: the k of TopK, the draws of Sampled, e.g. 20."
     )
