@@ -88,6 +88,11 @@ class LiveJob:
         items = self.get("pods", f"--selector={selector}")["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
 
+    def pods_that_run(self) -> list[str]:
+        """Names of all in which a process may be at work, also of those that are about to go."""
+        items = self.get("pods")["items"]
+        return [pod["metadata"]["name"] for pod in items if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+
     def pod(self, component: str) -> Object:
         return self.pods(component)[0]
 
@@ -109,7 +114,7 @@ class LiveJob:
         """The driver's events of one kind, of all attempts, as they lie in the bucket."""
         entries = sorted(name for name in self.objects() if name.startswith("logs/commits/"))
         files = [json.loads(self.read(name))["files"].get("events.jsonl") for name in entries]
-        return [event for file in files if file for event in _events(self.read(file["path"]).decode(), kind)]
+        return [event for file in files if file for event in _events(self.read(f"logs/{file['path']}").decode(), kind)]
 
     def objects(self) -> list[str]:
         """Names of all that the job wrote to the bucket."""
