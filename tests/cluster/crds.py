@@ -10,7 +10,8 @@ from limbeck.kube.errors import NotFoundError
 from limbeck.kube.transport import Resource, Transport
 
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", False)
-_SECONDS = 60.0
+# The API server looks only every five seconds whether all objects of a kind are gone.
+_SECONDS = 180.0
 
 
 def install_crd(transport: Transport, crd: dict[str, Any]) -> None:

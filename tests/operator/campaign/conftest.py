@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,24 +35,38 @@ QUICK = Patience(relist=0.5, backoff=Backoff(base_seconds=0.02, cap_seconds=0.2)
 
 
 @pytest.fixture(scope="session")
-def plane(control_plane_binaries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """An API server of our own: to others the absence of KubeRay matters."""
-    from controlplane import ControlPlane
-    from crds import install_crd
-    from kuberay import crds
-    from operator_account import bind_user, make_role
+def new_plane(
+    control_plane_binaries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], AbstractContextManager[ControlPlane]]:
+    """API servers that know KubeRay's kinds, and the operator's rights."""
 
-    plane = ControlPlane(tmp_path_factory.mktemp("kuberay-plane"), control_plane_binaries)
-    try:
-        plane.start()
-        transport = Transport(plane.client())
-        for crd in (custom_resource_definition(), *crds()):
-            install_crd(transport, crd)
-        make_role(transport)
-        bind_user(transport)
+    @contextmanager
+    def start() -> Iterator[ControlPlane]:
+        from controlplane import ControlPlane
+        from crds import install_crd
+        from kuberay import crds
+        from operator_account import bind_user, make_role
+
+        plane = ControlPlane(tmp_path_factory.mktemp("kuberay-plane"), control_plane_binaries)
+        try:
+            plane.start()
+            transport = Transport(plane.client())
+            for crd in (custom_resource_definition(), *crds()):
+                install_crd(transport, crd)
+            make_role(transport)
+            bind_user(transport)
+            yield plane
+        finally:
+            plane.stop()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def plane(new_plane: Callable[[], AbstractContextManager[ControlPlane]]) -> Iterator[ControlPlane]:
+    """An API server of our own: to others the absence of KubeRay matters."""
+    with new_plane() as plane:
         yield plane
-    finally:
-        plane.stop()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,13 @@ from mimic import RUNS_ON, SUCCEEDED
 pytestmark = [pytest.mark.controlplane, pytest.mark.slow]
 
 NAME = "rayjobs.ray.io"
+
+
+@pytest.fixture(scope="module")
+def plane(new_plane: Any) -> Iterator[Any]:
+    """One of this module's own: a kind that does not go in time must not be missing in other tests."""
+    with new_plane() as plane:
+        yield plane
 
 
 @pytest.fixture
