@@ -178,10 +178,14 @@ class CheckpointPlace:
 
         Raises FencedError if another driver has taken over the job.
         """
-        if self.job_fence is not None:
-            self.job_fence.check()
+        self.check()
         log = CommitLog(self.storage, Fence.claim(self.storage, owner))
         return Checkpoints(log, fingerprint=self.fingerprint, interval_seconds=interval_seconds)
+
+    def check(self) -> None:
+        """Raise FencedError if another driver has taken over the job."""
+        if self.job_fence is not None:
+            self.job_fence.check()
 
 
 def _event_on_current_stream(tensors: Mapping[str, torch.Tensor]) -> torch.cuda.Event | None:

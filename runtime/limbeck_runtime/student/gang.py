@@ -42,6 +42,7 @@ def train_gang(
 
     Raises:
         Interrupted, DivergedError: see records.py. GangLostError: workers were lost again and again.
+        FencedError: a newer driver has taken over.
         TimeoutError: the cluster has no room for the workers.
         Whatever `build`, the stream, the loss and the checkpoints raise.
     """
@@ -78,6 +79,9 @@ def _train_on(
     vain_restarts = 0
     while True:
         newest_step = actors.newest_step
+        if place is not None:
+            # A driver that was declared dead has lost its workers too, and must not wait for others.
+            place.check()
         if memory_rank in actors.join():
             memory_rank = None  # it died meanwhile, and its memory with it
         endings = actors.train(build, settings, place, memory_rank, callbacks)

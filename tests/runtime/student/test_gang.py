@@ -254,6 +254,36 @@ def test_a_worker_that_dies_each_time_ends_the_run(sendable: Any, tmp_path: Path
         hurt_run(sendable, tmp_path, settings=settings, victim=1, signal_number=signal.SIGKILL, before_batch=0, times=2)
 
 
+@pytest.mark.ray
+def test_a_driver_that_was_fenced_out_and_has_lost_a_worker_waits_for_no_other(
+    cluster: Any, sendable: Any, tmp_path: Path
+) -> None:
+    """Its pods are gone for good: here, the places of its workers."""
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup
+
+    storage = Storage.open(str(tmp_path / "out"))
+    place = CheckpointPlace(storage.child("checkpoints"), "f", Fence.claim(storage, {"attempt": 1}))
+
+    def take_over(restart: Restart) -> None:
+        Fence.claim(storage, {"attempt": 2})
+        for identity, group in cluster.util.placement_group_table().items():
+            if group["state"] == "CREATED":
+                cluster.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(identity)))
+
+    plan = sendable.plan()
+    hurt = {"victim": 1, "signal_number": signal.SIGKILL, "before_batch": 2, "marks": str(tmp_path)}
+    with pytest.raises(FencedError, match=r"epoch 1 of .* is over"):
+        train_gang(
+            partial(build_hurt, tiny=sendable, plan=plan, **hurt),
+            sendable.settings(plan),
+            num_workers=2,
+            checkpoints=place,
+            callbacks=Callbacks(on_restart=take_over),
+            gang=GangSettings(placement_timeout_seconds=60, join_attempts=1),
+        )
+
+
 def build_failing(worker: Worker, *, tiny: Any, plan: Any) -> TrainParts:
     def on_batch(batch: Any) -> None:
         if worker.rank == 1:
