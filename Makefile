@@ -8,7 +8,7 @@ EXAMPLE := examples/01-image-text
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-fast e2e e2e-faults bench bench-operator golden quickstart manifests requirements images testbed testbed-down clean
+.PHONY: help setup lint format test test-fast e2e campaign e2e-faults bench bench-operator golden quickstart manifests requirements images testbed testbed-down clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -34,13 +34,16 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 test: setup ## All tests that one machine without Kubernetes can run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not cluster and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not cluster and not campaign and not gpu" $(ARGS)
 
 test-fast: setup ## The tests that need no Ray and no server, in under three minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not s3 and not slow and not e2e and not controlplane and not cluster and not gpu" $(ARGS)
 
 e2e: setup ## The whole way of a newcomer, from data to report
 	$(BIN)/python -m pytest -m e2e $(ARGS)
+
+campaign: setup ## Crash the operator at every write of every life, and lose every watch event once
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/operator/campaign/test_lives.py $(ARGS)
 
 e2e-faults: setup ## Kill each process of a real run on the test cluster, and hinder jobs in each way that has a reason
 	$(BIN)/python -m pytest -m faults $(ARGS)

@@ -127,9 +127,14 @@ def tally() -> Iterator[list[str]]:
         print(f"\ncrashed {len(cuts)} times, before and after every write of {len(set(cuts))} lives: same end")
 
 
+def lives(*always: str) -> list[Any]:
+    """Those in `always` in every run of the tests, all others in `make campaign`, which takes a quarter of an hour."""
+    return [pytest.param(name, marks=[] if name in always else [pytest.mark.campaign]) for name in LIVES]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("carried_out", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", lives("straight to the end", "suspended and resumed"))
 def test_an_operator_that_crashes_at_any_write_changes_nothing_about_the_end(
     new_world: NewWorld, tally: list[str], name: str, carried_out: bool
 ) -> None:
@@ -149,7 +154,7 @@ def test_an_operator_that_crashes_at_any_write_changes_nothing_about_the_end(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["straight to the end", "a crash, then the end", "suspended and resumed"])
+@pytest.mark.parametrize("name", lives("straight to the end"))
 def test_any_one_watch_event_that_gets_lost_changes_nothing_about_the_end(new_world: NewWorld, name: str) -> None:
     life = LIVES[name]
     wanted = live(new_world, life)
