@@ -57,6 +57,23 @@ def test_a_student_that_is_killed_is_replaced_within_the_attempt(start: Start) -
     job.delete()
 
 
+def test_a_head_that_is_killed_costs_an_attempt_and_the_next_goes_on_from_the_checkpoint(start: Start) -> None:
+    import podprocesses
+
+    job = start("headless", LONG)
+    job.wait("a checkpoint is saved", lambda: bool(job.said("checkpoint")) and has_trained(job))
+    podprocesses.kill(job.pod("head"))
+    status = job.wait_until_finished("Complete", "Completed")
+    assert status["attempt"] == 2
+    assert "AttemptFailed" in job.reasons()
+    # A student may have learned to the end before it noticed that its driver is gone: then nothing is left to resume.
+    (second,) = job.recorded("run_started")
+    assert second["attempt"] == 2
+    assert 1 not in [each["done"] for each in job.recorded("step_progress") if each["phase"] == "train"]
+    assert_published(job)
+    job.delete()
+
+
 def test_when_the_acting_operator_is_killed_the_other_goes_on_within_five_seconds(
     start: Start, bed: Any, kubectl: Any
 ) -> None:
@@ -135,16 +152,23 @@ def test_a_job_that_is_suspended_in_mid_distillation_goes_on_from_its_checkpoint
     job.delete()
 
 
-def test_a_driver_that_was_declared_dead_and_wakes_up_writes_nothing_more(start: Start) -> None:
+@pytest.mark.parametrize("busy", ["measures the teacher", "waits for its students"])
+def test_a_driver_that_was_declared_dead_and_wakes_up_writes_nothing_more(start: Start, busy: str) -> None:
     """Its container outlives its pod, as on a node that is cut off: the shim that could end it is stopped too."""
     import podprocesses
 
     job = start("fenced", LONG)
-    job.wait("the driver runs", lambda: job.said("run_started"))
+    moments = {
+        "measures the teacher": lambda: job.said("run_started"),
+        "waits for its students": lambda: has_trained(job),
+    }
+    job.wait(f"the driver {busy}", moments[busy])
     head = job.pod("head")
     driver, keeper = podprocesses.driver(head), podprocesses.keeper(head)
     with podprocesses.stopped([keeper]), podprocesses.output_of(driver) as said:
         with podprocesses.stopped([driver]):
+            # Before, KubeRay makes a lost head anew, within the attempt.
+            job.wait("all pods were ready once", lambda: is_provisioned(job))
             job.run("delete", "pod", head["metadata"]["name"], "--grace-period=0", "--force")
             job.wait("a second driver runs", lambda: [each["epoch"] for each in job.said("run_started")] == [2])
             assert podprocesses.is_alive(driver)
@@ -179,6 +203,12 @@ def has_trained(job: LiveJob) -> bool:
     """In the middle of the distillation: some of its batches are done."""
     trained = [each for each in job.said("step_progress") if (each["step"], each["phase"]) == ("distil", "train")]
     return bool(trained) and trained[-1]["done"] > 1
+
+
+def is_provisioned(job: LiveJob) -> bool:
+    """By KubeRay's word: from now on a head that is lost is the end of its RayCluster."""
+    conditions = [each for item in job.get("rayclusters")["items"] for each in item["status"].get("conditions", [])]
+    return any((each["type"], each["status"]) == ("RayClusterProvisioned", "True") for each in conditions)
 
 
 def last_update(job: LiveJob) -> datetime:
