@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from limbeck.api.low_rank_record import LOW_RANK_FILE, LowRankRecord
 from limbeck.api.prune_record import RECORD_FILE, REMOVED_FILE, PruneRecord
-from limbeck.api.report import LossHistory, Pruning, Report, Row, RowKind, StepReport
+from limbeck.api.report import LossHistory, LowRankReport, Pruning, Report, Row, RowKind, StepReport
 from limbeck.api.v1alpha1.job import Step
 from limbeck.api.v1alpha1.training import Distil
 from limbeck_runtime import names
@@ -188,12 +189,13 @@ def _step_report(step: Step, stage: Stage) -> StepReport:
         settings=step.method.model_dump(mode="json", by_alias=True, exclude_none=True),
         history=None if history is None else LossHistory.model_validate(history),
         pruning=_pruning(stage),
+        low_rank=_low_rank(stage),
     )
 
 
 def _records(step: Step, stage: Stage) -> dict[str, Path]:
     """Files that a step leaves beside its model for people: where each is published -> where it lies."""
-    paths = (stage.folder / name for name in (RECORD_FILE, REMOVED_FILE))
+    paths = (stage.folder / name for name in (RECORD_FILE, REMOVED_FILE, LOW_RANK_FILE))
     return {f"{names.FOLDER_RECORDS}/{step.name}/{path.name}": path for path in paths if path.exists()}
 
 
@@ -208,6 +210,19 @@ def _pruning(stage: Stage) -> Pruning | None:
         parameters_before=record.parameters_before,
         parameters_after=record.parameters_after,
         zeros_after=record.zeros_after,
+        layers=record.layers,
+    )
+
+
+def _low_rank(stage: Stage) -> LowRankReport | None:
+    path = stage.folder / LOW_RANK_FILE
+    if not path.exists():
+        return None
+    record = LowRankRecord.model_validate_json(path.read_bytes())
+    return LowRankReport(
+        data_aware=record.data_aware,
+        parameters_before=record.parameters_before,
+        parameters_after=record.parameters_after,
         layers=record.layers,
     )
 

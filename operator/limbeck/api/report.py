@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from limbeck.api.fields import ApiModel, FreeForm
+from limbeck.api.low_rank_record import FactorisedLayer
 from limbeck.api.prune_record import PrunedLayer
 from limbeck.api.status import PlanEntry
 
@@ -183,6 +184,15 @@ class Pruning(ApiModel):
     layers: list[PrunedLayer] = Field(default_factory=list, description="Weights that lost entries.")
 
 
+class LowRankReport(ApiModel):
+    """Which layers a low-rank step factorised; the whole record is in records/<step>/low_rank.json."""
+
+    data_aware: bool = Field(description="Whether errors were weighed by the layers' inputs, e.g. true.")
+    parameters_before: Count = Field(description="Parameters before, e.g. 22700000.")
+    parameters_after: Count = Field(description="Parameters after, e.g. 14100000.")
+    layers: list[FactorisedLayer] = Field(default_factory=list, description="Layers that were factorised.")
+
+
 class StepReport(ApiModel):
     """What one step of the pipeline did."""
 
@@ -193,6 +203,7 @@ class StepReport(ApiModel):
     settings: FreeForm = Field(default_factory=dict, description="Its settings after all defaults.")
     history: LossHistory | None = Field(None, description="Its loss, for steps that train.")
     pruning: Pruning | None = Field(None, description="What it removed, for steps that prune.")
+    low_rank: LowRankReport | None = Field(None, description="What it factorised, for steps that do.")
 
 
 class BadSampleRecord(ApiModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from limbeck.api.v1alpha1.compression import Activations, Prune, Quantize, Scheme
+from limbeck.api.v1alpha1.compression import Activations, Granularity, Prune, Quantize, Scheme
 from limbeck.api.v1alpha1.job import Spec, Step, Task
 from limbeck.api.v1alpha1.model import Loader, Model
 from limbeck.api.v1alpha1.outcome import ExportFormat
@@ -86,11 +86,11 @@ def _step_refusals(step: Step, spec: Spec, path: str) -> Iterator[Refusal]:
     elif step.finetune is not None:
         yield from _finetune_refusals(step.finetune, spec.task, path)
     elif step.prune is not None:
-        yield from _prune_refusals(step.prune, spec, path)
+        yield from _prune_refusals(step.prune, step, spec, path)
+    elif step.low_rank is not None:
+        yield from _order_refusals(step, spec, path, "be factorised")
     elif step.quantize is not None:
         yield from _quantize_refusals(step.quantize, path)
-    else:
-        yield Refusal(path, step.method_name, "one of distil, finetune, prune, quantize")
 
 
 def _outcome_refusals(spec: Spec) -> Iterator[Refusal]:
@@ -157,11 +157,19 @@ def _finetune_refusals(finetune: Finetune, task: Task, path: str) -> Iterator[Re
         yield Refusal(f"{path}.adapter", finetune.adapter.value, Adapter.FULL.value)
 
 
-def _prune_refusals(prune: Prune, spec: Spec, path: str) -> Iterator[Refusal]:
-    steps = [step.prune for step in spec.pipeline]
-    before = next(place for place, step in enumerate(steps) if step is prune)
-    if any(step.quantize is not None for step in spec.pipeline[:before]):
-        yield Refusal(path, "a place after quantize", "before quantization, whose integers cannot be ranked,")
+def _order_refusals(step: Step, spec: Spec, path: str, what: str) -> Iterator[Refusal]:
+    before = next(place for place, other in enumerate(spec.pipeline) if other is step)
+    if any(other.quantize is not None for other in spec.pipeline[:before]):
+        yield Refusal(path, "a place after quantize", f"before quantization, whose integers cannot {what},")
+
+
+def _prune_refusals(prune: Prune, step: Step, spec: Spec, path: str) -> Iterator[Refusal]:
+    yield from _order_refusals(step, spec, path, "be ranked")
+    before = next(place for place, other in enumerate(spec.pipeline) if other is step)
+    if prune.granularity is Granularity.STRUCTURED and any(other.low_rank for other in spec.pipeline[:before]):
+        yield Refusal(
+            f"{path}.granularity", "Structured after lowRank", "Unstructured or TwoFour on factors, or come before,"
+        )
     if prune.recover is None:
         return
     if prune.recover.distil is not None:

@@ -1,4 +1,4 @@
-"""Replays what was done to a module after it was built: pruning, quantization.
+"""Replays what was done to a module after it was built: pruning, low rank, quantization.
 
 Left out on purpose: the edits themselves. Each part that edits modules keeps a literal table of them.
 """
@@ -9,9 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck_runtime.models.errors import ArchitectureError
+from limbeck_runtime.models.names import EDIT_LOW_RANK, EDIT_MERGE_LOW_RANK
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def is_factorised(edits: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether layers are pairs of low-rank factors after these edits; merging brings all of them back."""
+    kinds = [edit["kind"] for edit in edits if edit["kind"] in (EDIT_LOW_RANK, EDIT_MERGE_LOW_RANK)]
+    return kinds[-1:] == [EDIT_LOW_RANK]
 
 
 def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Module:
@@ -21,9 +28,9 @@ def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Mod
     """
     if not edits:
         return module
-    from limbeck_runtime import pruning, quantization
+    from limbeck_runtime import lowrank, pruning, quantization
 
-    known = pruning.EDITS | quantization.EDITS
+    known = pruning.EDITS | lowrank.EDITS | quantization.EDITS
     for edit in edits:
         kind = edit["kind"]
         if kind not in known:

@@ -20,3 +20,7 @@ TASK_OF_KIND: dict[str, Task] = {
     CAUSAL_LANGUAGE_MODEL: Task.CAUSAL_LM,
     SPEECH_RECOGNISER: Task.SPEECH,
 }
+
+# Kinds of edits that more than the part that makes them must know.
+EDIT_LOW_RANK = "low_rank"
+EDIT_MERGE_LOW_RANK = "merge_low_rank"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck_runtime.models.errors import ArchitectureError
+from limbeck_runtime.models.names import EDIT_LOW_RANK, EDIT_MERGE_LOW_RANK
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +46,14 @@ def held_names(edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
             held += [name for name in edit["tensors"] if name not in held]
         for path, indices in edit.get("layers", {}).items() if edit["kind"] == "prune" else ():
             held = [name for name in (renamed(name, path, indices) for name in held) if name is not None]
+        held = [name for name in held if not name.startswith(_replaced(edit))]
     return tuple(held)
+
+
+def _replaced(edit: Mapping[str, Any]) -> tuple[str, ...]:
+    """How names begin in the layers that an edit puts others in the place of: zeros do not survive a product."""
+    paths = {EDIT_LOW_RANK: edit.get("ranks", ()), EDIT_MERGE_LOW_RANK: edit.get("paths", ())}.get(edit["kind"], ())
+    return tuple(f"{path}." for path in paths)
 
 
 def renamed(name: str, path: str, indices: Sequence[int]) -> str | None:

@@ -19,6 +19,7 @@ from limbeck.api.prune_record import PrunedLayer, PrunedSpace, PruneRecord, Prun
 from limbeck.api.v1alpha1.compression import Criterion, Granularity, Prune, PruneUnit
 from limbeck_runtime.evaluation.cost import count_macs
 from limbeck_runtime.models.bundle import ModelBundle, weights_identity
+from limbeck_runtime.models.edits import is_factorised
 from limbeck_runtime.pruning import holding, layers, sparsity
 from limbeck_runtime.pruning.choosing import lowest, part_by_round, share_for
 from limbeck_runtime.pruning.cutting import cut, kept_of, named_tensors
@@ -120,6 +121,11 @@ def _check(bundle: ModelBundle, settings: Prune, evidence: Evidence) -> None:
     floats = {parameter.dtype for parameter in bundle.module.parameters()}
     if "quantize" in done or not all(dtype.is_floating_point for dtype in floats):
         raise PruningError("`prune` must come before quantization, got a quantized model; change the order")
+    if settings.granularity is Granularity.STRUCTURED and is_factorised(bundle.architecture.edits):
+        raise PruningError(
+            "`prune` with Structured must come before `lowRank`, got a factorised model, whose heads and widths lie "
+            "in two layers each; change the order, or prune Unstructured"
+        )
     if settings.method in NEEDS_DATA and not evidence.batches:
         raise PruningError(f"`prune.method` {settings.method.value} must have calibration samples, got none")
     check_patterns(bundle.module, settings.ignore)

@@ -15,7 +15,6 @@ from limbeck.api.v1alpha1.compression import Criterion, Prune
 from limbeck.api.v1alpha1.job import Task
 from limbeck_runtime.context import Context
 from limbeck_runtime.data.batch import Batch, Labels
-from limbeck_runtime.data.loader import BatchLoader
 from limbeck_runtime.errors import InvalidSpecError
 from limbeck_runtime.fingerprint import fingerprint
 from limbeck_runtime.models.bundle import ModelBundle
@@ -24,12 +23,12 @@ from limbeck_runtime.pruning.pruning import Recover, warnings_for
 from limbeck_runtime.pruning.pruning import prune as prune_model
 from limbeck_runtime.pruning.scores import GRADIENTS, NEEDS_DATA, Evidence
 from limbeck_runtime.pruning.signals import Loss, signed_outputs
+from limbeck_runtime.steps.calibration import calibration_batches
 from limbeck_runtime.steps.distil import distil
 from limbeck_runtime.steps.finetune import finetune
 from limbeck_runtime.steps.objective import Objective
 from limbeck_runtime.steps.step import StepInputs, StepResult
 from limbeck_runtime.student.collectives import RowGather
-from limbeck_runtime.student.sampler import epoch_order
 
 _BATCH_SIZE = 64
 # Squared gradients of small batches are nearer to those of single samples, which the Fisher matrix is made of.
@@ -83,7 +82,7 @@ def _recovery(settings: Prune, inputs: StepInputs, context: Context) -> Recover 
 
 
 def _example(inputs: StepInputs, context: Context) -> Mapping[str, Tensor]:
-    return _batches(inputs, context, _EXAMPLE_SIZE, _EXAMPLE_SIZE, Labels.NONE)[0].inputs
+    return calibration_batches(inputs, context, _EXAMPLE_SIZE, _EXAMPLE_SIZE, Labels.NONE)[0].inputs
 
 
 def _evidence(settings: Prune, inputs: StepInputs, context: Context) -> Evidence:
@@ -95,7 +94,7 @@ def _evidence(settings: Prune, inputs: StepInputs, context: Context) -> Evidence
     objective = _objective(inputs)
     needs_labels = settings.method in GRADIENTS and objective is not None
     labels = objective.labels if objective is not None and needs_labels else Labels.NONE
-    batches = _batches(inputs, context, settings.calibration_samples, size, labels)
+    batches = calibration_batches(inputs, context, settings.calibration_samples, size, labels)
     loss = signed_outputs(seed)
     if objective is not None and needs_labels:
         loss = _task_loss(objective, batches)
@@ -117,19 +116,3 @@ def _task_loss(objective: Objective, batches: list[Batch]) -> Loss:
         return torch.stack(list(compute(outputs, batches[place]).values())).sum()
 
     return loss
-
-
-def _batches(inputs: StepInputs, context: Context, count: int, size: int, labels: Labels) -> list[Batch]:
-    index = inputs.job.train
-    order = epoch_order(context.spec.seed, 0, [int(number) for number in index.shard_sizes], len(index.shards))
-    chosen = order[:count]
-    batches = []
-    with BatchLoader(index, inputs.bundle.preprocessing, labels=labels) as loader:
-        for start in range(0, len(chosen), size):
-            context.check_stop()
-            batches.append(loader.batch(chosen[start : start + size]))
-            context.events.emit(
-                "step_progress", step=inputs.name, phase="calibrate", done=len(batches),
-                total=-(-len(chosen) // size), unit="batches",
-            )  # fmt: skip
-    return batches

@@ -22,7 +22,14 @@ REFUSED = [
         {"spec.pipeline": [{"name": "p", "prune": {"sparsityPercent": 30, "recover": {"distil": {"mode": "Mutual"}}}}]},
         "spec.pipeline[0].prune.recover.distil.mode",
     ),
-    ({"spec.pipeline": [{"name": "l", "lowRank": {"rank": 4}}]}, "spec.pipeline[0].lowRank"),
+    (
+        {"spec.pipeline": [{"name": "q", "quantize": {}}, {"name": "l", "lowRank": {"rank": 4}}]},
+        "spec.pipeline[1].lowRank",
+    ),
+    (
+        {"spec.pipeline": [{"name": "l", "lowRank": {"rank": 4}}, {"name": "p", "prune": {"sparsityPercent": 30}}]},
+        "spec.pipeline[1].prune.granularity",
+    ),
     ({"spec.pipeline": [{"name": "d", "distil": {"mode": "Mutual"}}]}, "spec.pipeline[0].distil.mode"),
     ({"spec.pipeline": [{"name": "q", "quantize": {"scheme": "Int4"}}]}, "spec.pipeline[0].quantize.scheme"),
     ({"spec.pipeline": [{"name": "q", "quantize": {"aware": True}}]}, "spec.pipeline[0].quantize.aware"),

@@ -167,10 +167,13 @@ class LowRank(ApiModel):
         None, description="Share of the squared singular values that is kept, e.g. 95."
     )
     parameter_percent: KeptPercent | None = Field(
-        None, description="Share of the layers' parameters that is kept, e.g. 50."
+        None, description="Share of the layers' weights that is kept, divided by what each rank brings, e.g. 50."
     )
     data_aware: bool = Field(True, description="Weigh the error by the layer's real inputs, e.g. true.")
     layers: LayerPatterns = Field(default_factory=list, description="Layers, shell patterns, else all, e.g. [text.*].")
+    ignore: LayerPatterns = Field(
+        default_factory=list, description="Layers that stay whole, shell patterns, e.g. [*.head]."
+    )
     calibration_samples: CalibrationSamples = Field(512, description="Samples for the weighing, e.g. 512.")
 
     @model_validator(mode="after")
