@@ -5,19 +5,14 @@ Left out: how (quantization/), and training with rounding in the loop, which is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from limbeck.api.v1alpha1.compression import Activations, Quantize
 from limbeck_runtime import quantization
 from limbeck_runtime.context import Context
 from limbeck_runtime.data.batch import Labels
-from limbeck_runtime.data.loader import BatchLoader
 from limbeck_runtime.errors import InvalidSpecError
 from limbeck_runtime.quantization import QuantizationError
+from limbeck_runtime.steps.calibration import sample_batches
 from limbeck_runtime.steps.step import StepInputs, StepResult
-from limbeck_runtime.student.sampler import epoch_order
 
 _BATCH_SIZE = 64
 
@@ -35,7 +30,10 @@ def quantize(settings: Quantize, inputs: StepInputs, context: Context) -> StepRe
             "step_progress", step=inputs.name, phase="calibrate", done=done, total=total, unit="batches"
         )
 
-    batches = [] if settings.activations is Activations.NONE else _calibration(settings, inputs, context)
+    batches = []
+    if settings.activations is not Activations.NONE:
+        samples = sample_batches(inputs, context, settings.calibration_samples, _BATCH_SIZE, Labels.NONE)
+        batches = [batch.inputs for batch in samples]
     try:
         bundle, record = quantization.quantize(inputs.bundle, settings, batches, progress=tell)
     except QuantizationError as error:
@@ -43,14 +41,3 @@ def quantize(settings: Quantize, inputs: StepInputs, context: Context) -> StepRe
     for note in record.notes:
         context.warn(f"{inputs.name}: {note}")
     return StepResult(bundle)
-
-
-def _calibration(settings: Quantize, inputs: StepInputs, context: Context) -> list[Mapping[str, Tensor]]:
-    """Training samples as they are, without augmentation; which ones follows from the job's seed."""
-    index = inputs.job.train
-    order = epoch_order(context.spec.seed, 0, [int(size) for size in index.shard_sizes], len(index.shards))
-    chosen = order[: settings.calibration_samples]
-    with BatchLoader(index, inputs.bundle.preprocessing, labels=Labels.NONE) as loader:
-        return [
-            loader.batch(chosen[start : start + _BATCH_SIZE]).inputs for start in range(0, len(chosen), _BATCH_SIZE)
-        ]
